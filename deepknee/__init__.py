@@ -1,0 +1,1 @@
+"""Kellgren-Lawrence grading of knee radiographs with attention maps (DeepKnee)."""

@@ -1,0 +1,1 @@
+"""Knee radiographs: reading films, phantoms, and the 16 landmarks (KNEEL)."""
