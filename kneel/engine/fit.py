@@ -1,0 +1,288 @@
+"""The training loop, for any task: devices and precision by Accelerate, all randomness by key, resumed exactly."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import send_to_device
+from termcolor import colored
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from kneel.engine.board import Board, MetricsCsv
+from kneel.engine.config import TrainingConfig
+from kneel.engine.loading import make_loader, train_batches, val_batches
+from kneel.engine.optim import build_optimizer, learning_rate
+from kneel.engine.record import Record, Row, claim_folder
+from kneel.engine.seeding import derive_seed, seed_everything
+from kneel.engine.task import Task
+
+_OURS = ("epoch", "learning_rate", "train_loss")  # columns that the engine adds to the task's metrics
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss or the monitored metric is no finite number; says where."""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """
+    What a training came to.
+
+    Attributes
+    ----------
+    best_metric, best_epoch
+        Best value of the monitored metric and its epoch, from 1; the first of equals.
+    path_best, path_last
+        Snapshots of that epoch and of the last one.
+    history
+        One row an epoch: ``epoch``, ``learning_rate`` (of its last step), ``train_loss`` and the task's metrics.
+    """
+
+    best_metric: float
+    best_epoch: int
+    path_best: Path
+    path_last: Path
+    history: tuple[Row, ...]
+
+
+def fit(
+    task: Task,
+    config: TrainingConfig,
+    workdir: Path,
+    *,
+    name: str,
+    resume: bool = False,
+    overwrite: bool = False,
+    board: Board | None = None,
+    cpu: bool = False,
+) -> FitResult:
+    """
+    Train a task; keep its best and its last epoch.
+
+    Writes ``best.safetensors`` and ``last.safetensors`` (each with a readable ``.json``) and ``metrics.csv`` into
+    ``workdir/name``. A kill at any moment costs at most the epoch that was running.
+
+    Parameters
+    ----------
+    task
+        What to train.
+    config
+        How to train it.
+    workdir, name
+        Folder of all runs, and the folder of this one in it.
+    resume
+        Go on after the last complete epoch, or start if there is none. Other `threads`, and with the ``step``
+        schedule other `epochs`, may be asked for; all else must be as it was. Bit-exact on a CPU.
+    overwrite
+        Replace the run that is in the folder.
+    board
+        Shows the curves as they grow, besides ``metrics.csv``.
+    cpu
+        Leave a GPU alone even if there is one.
+
+    Returns
+    -------
+    FitResult
+        Best epoch, paths, and the numbers of all epochs.
+
+    Raises
+    ------
+    RunExists
+        When the folder holds a run and neither `resume` nor `overwrite` is given.
+    ResumeError
+        When the run in the folder is not this one.
+    TrainingDiverged
+        When the loss or the monitored metric is not finite; the snapshots are those of the epochs before.
+    """
+    folder = claim_folder(Path(workdir), name, resume=resume, overwrite=overwrite)
+    with _threads(config.threads):
+        trainer = _Trainer(task, config, cpu)
+        record = Record(folder, config, task.describe(), trainer.world)
+        boards = [MetricsCsv(folder / "metrics.csv"), *([board] if board else [])] if trainer.is_main else []
+        trainer.open(record, resume)
+        for row in record.history:
+            _show(boards, row)
+        for epoch in range(len(record.history), config.epochs):
+            began = time.monotonic()
+            train_loss, rate = trainer.train_epoch(epoch)
+            metrics = trainer.validate(epoch)
+            record.history.append({"epoch": epoch + 1, "learning_rate": rate, "train_loss": train_loss, **metrics})
+            trainer.save(record)
+            _show(boards, record.history[-1])
+            if trainer.is_main:
+                _report(record, config.epochs, time.monotonic() - began)
+    best = record.best
+    path_best, path_last = record.path_best, record.path_last
+    return FitResult(best[config.monitor], int(best["epoch"]), path_best, path_last, tuple(record.history))
+
+
+class _Trainer:
+    """One process of a training: model, optimizer and data on their device, and what an epoch does with them."""
+
+    def __init__(self, task: Task, config: TrainingConfig, cpu: bool) -> None:
+        self.task, self.config = task, config
+        self.accelerator = _accelerator(config, cpu)
+        self.is_main: bool = self.accelerator.is_main_process
+        self.rank, self.world = int(self.accelerator.process_index), int(self.accelerator.num_processes)
+        self._seed("data")
+        self.train_set, self.val_set = task.train_dataset(), task.val_dataset()
+        for which, dataset in (("training", self.train_set), ("validation", self.val_set)):
+            if not _length(dataset):
+                raise ValueError(f"the {which} set is empty")
+        self._seed("model")
+        self.module = task.build_model()
+        self.model = self.accelerator.prepare_model(self.module)
+        self.optimizer = self.accelerator.prepare_optimizer(build_optimizer(self.module, config))
+
+    def open(self, record: Record, resume: bool) -> None:
+        """Take up the run in the folder, or clear the folder for a new one."""
+        found = resume and record.path_last.exists()
+        if found:
+            record.restore(self.module, self.optimizer.optimizer, self.accelerator.scaler)
+        self.accelerator.wait_for_everyone()  # nobody writes before everybody has read
+        if self.is_main and found:
+            record.save_best(self.module)  # the kill may have come between the last snapshot and the best
+        elif self.is_main:
+            record.start()
+
+    def save(self, record: Record) -> None:
+        """Write the snapshots of the epoch that is over, on one rank."""
+        if self.is_main:
+            record.save(self.module, self.optimizer.optimizer, self.accelerator.scaler)
+        self.accelerator.wait_for_everyone()
+
+    def train_epoch(self, epoch: int) -> tuple[float, float]:
+        """Return the mean training loss of the epoch, and the learning rate of its last step."""
+        batches = train_batches(self._order(epoch), self.config.batch_size, self.rank, self.world)
+        loader = self._loader(self.train_set, batches, self.config.seed, epoch)
+        self.model.train()
+        # Keyed by the epoch: every epoch draws anew, and a resumed run draws what an uninterrupted one would.
+        self._seed("epoch", epoch, "rank", self.rank)
+        total, rate = 0.0, 0.0
+        bar = self._bar(loader, f"epoch {epoch + 1}/{self.config.epochs}")
+        for step, batch in enumerate(bar):
+            rate = learning_rate(self.config, epoch * len(batches) + step, len(batches))
+            loss = self._step(batch, rate)
+            if not math.isfinite(loss):
+                raise TrainingDiverged(f"the training loss is {loss} in epoch {epoch + 1}, step {step + 1}")
+            total += loss * len(batches[step])
+            bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+        return total / sum(map(len, batches)), rate
+
+    def _step(self, batch: Any, rate: float) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad()
+        loss = self.task.training_loss(self.model, self._to_device(batch))
+        mean = float(self.accelerator.reduce(loss.detach().float(), "mean"))  # so that all ranks stop together
+        if math.isfinite(mean):
+            self.accelerator.backward(loss)
+            if self.config.clip_norm is not None:
+                self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+            self.optimizer.step()
+        return mean
+
+    @torch.no_grad()
+    def validate(self, epoch: int) -> Row:
+        """Return the task's metrics over the whole validation set."""
+        length = _length(self.val_set)
+        batches = val_batches(length, self.config.batch_size, self.rank, self.world)
+        # No epoch in these keys: should a validation set draw at all, every epoch is judged on the same draw.
+        loader = self._loader(self.val_set, batches, derive_seed(self.config.seed, "validation"), 0)
+        self._seed("validation", "rank", self.rank)
+        self.model.eval()
+        parts: list[dict[str, torch.Tensor]] = []
+        for numbers, batch in zip(batches, self._bar(loader, "validation"), strict=True):
+            outputs = self.task.predict(self.model, self._to_device(batch))
+            odd = {key: tuple(value.shape) for key, value in outputs.items() if value.shape[:1] != (len(numbers),)}
+            if odd:
+                raise ValueError(f"predict: shapes {odd}: the first dimension must be the batch, {len(numbers)}")
+            parts.append(outputs)
+        gathered = {key: self._gather(torch.cat([part[key] for part in parts]), length) for key in parts[0]}
+        return _checked(self.task.metrics(gathered), self.config.monitor, epoch)
+
+    def _gather(self, mine: torch.Tensor, length: int) -> np.ndarray:
+        """Bring the ranks' samples into the order of the validation set; drop those that were dealt twice."""
+        if mine.dtype in (torch.bfloat16, torch.float16):
+            mine = mine.float()  # numpy has no bfloat16
+        # Accelerate's gather_for_metrics would do, but on an error inside it hands back the repeated samples too.
+        by_rank = self.accelerator.gather(mine.contiguous()).unflatten(0, (self.world, -1))
+        return by_rank.transpose(0, 1).flatten(0, 1)[:length].cpu().numpy()
+
+    def _order(self, epoch: int) -> Sequence[int]:
+        generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "order", epoch))
+        sampler = self.task.train_sampler(self.train_set, generator)
+        if sampler is None:
+            return [int(number) for number in torch.randperm(_length(self.train_set), generator=generator)]
+        return [int(number) for number in sampler]
+
+    def _loader(self, dataset: Dataset[Any], batches: list[list[int]], seed: int, epoch: int) -> Any:
+        pin = self.accelerator.device.type == "cuda"
+        workers = self.config.num_workers
+        return make_loader(dataset, batches, num_workers=workers, pin=pin, seed=seed, epoch=epoch, rank=self.rank)
+
+    def _bar(self, loader: Any, words: str) -> Any:
+        # disable=None: no bar where there is no terminal to draw it on.
+        return tqdm(loader, words, leave=False, dynamic_ncols=True, disable=None if self.is_main else True)
+
+    def _to_device(self, batch: Any) -> Any:
+        return send_to_device(batch, self.accelerator.device, non_blocking=True)
+
+    def _seed(self, *key: int | str) -> None:
+        seed_everything(derive_seed(self.config.seed, *key))
+
+
+def _accelerator(config: TrainingConfig, cpu: bool) -> Accelerator:
+    # Accelerate keeps the precision of the first training in a process for all that follow; each has its own here.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    if config.precision == "fp16" and (cpu or not torch.cuda.is_available()):
+        raise ValueError("precision = fp16: needs a CUDA device; on a CPU use bf16 or off")
+    return Accelerator(cpu=cpu, mixed_precision="no" if config.precision == "off" else config.precision)
+
+
+def _checked(metrics: Mapping[str, float], monitor: str, epoch: int) -> Row:
+    """Return the metrics as floats; infinite ones as NaN, for a metric that has no value here."""
+    taken = [key for key in metrics if key in _OURS]
+    if taken:
+        raise ValueError(f"metrics: the name {taken[0]} is the engine's own")
+    if monitor not in metrics:
+        raise ValueError(f"monitor = {monitor}: the task's metrics are {', '.join(metrics)}")
+    if not math.isfinite(metrics[monitor]):
+        raise TrainingDiverged(f"the monitored metric {monitor} is {metrics[monitor]} in epoch {epoch + 1}")
+    return {key: float(value) if math.isfinite(value) else math.nan for key, value in metrics.items()}
+
+
+def _show(boards: Sequence[Board], row: Row) -> None:
+    for board in boards:
+        board.scalars(int(row["epoch"]), {key: value for key, value in row.items() if key != "epoch"})
+
+
+def _report(record: Record, epochs: int, seconds: float) -> None:
+    row = record.history[-1]
+    numbers = "  ".join(f"{key} {value:.4g}" for key, value in row.items() if key != "epoch")
+    mark = colored("  best", "green") if record.best is row else ""
+    tqdm.write(f"epoch {row['epoch']}/{epochs}  {numbers}  ({seconds:.1f} s){mark}")
+
+
+def _length(dataset: Dataset[Any]) -> int:
+    return len(dataset)  # type: ignore[arg-type] # torch leaves __len__ out of its Dataset
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Use that many CPU threads for an operation meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

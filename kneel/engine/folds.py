@@ -1,0 +1,75 @@
+"""Cross-validation that keeps every subject on one side."""
+
+from collections.abc import Hashable, Iterable, Sequence
+
+import numpy as np
+
+
+class LeakageError(ValueError):
+    """The same subject in training and in validation."""
+
+
+def grouped_folds(
+    groups: Sequence[Hashable], labels: Sequence[Hashable], k: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """
+    Split samples into `k` folds: subjects stay together, labels are spread evenly.
+
+    Parameters
+    ----------
+    groups
+        Subject of each sample, length N.
+    labels
+        Class of each sample (the KL grade), length N.
+    k
+        Number of folds, from 2 to the number of subjects.
+    seed
+        Decides the split; the same seed gives the same folds.
+
+    Returns
+    -------
+    list of (train, validation)
+        `k` pairs of sorted index arrays; every sample is in validation exactly once.
+
+    Raises
+    ------
+    ValueError
+        When the lengths differ or there are fewer subjects than folds.
+    """
+    # Here, not above: snapshots and settings must not wait for scikit-learn.
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    if len(groups) != len(labels):
+        raise ValueError(f"groups has {len(groups)} entries and labels {len(labels)}; one each per sample is needed")
+    subjects = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    if not 2 <= k <= len(subjects):
+        raise ValueError(f"k = {k} folds: must be between 2 and the number of subjects, {len(subjects)}")
+    classes = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+    group_codes = np.array([subjects[group] for group in groups])
+    label_codes = np.array([classes[label] for label in labels])
+    # The splitter draws from the 32-bit legacy generator.
+    splitter = StratifiedGroupKFold(n_splits=k, shuffle=True, random_state=seed % 2**32)
+    folds = [(train, val) for train, val in splitter.split(group_codes, label_codes, group_codes)]
+    for train, val in folds:
+        check_leakage((groups[i] for i in train), (groups[i] for i in val))
+    return folds
+
+
+def check_leakage(train_groups: Iterable[Hashable], val_groups: Iterable[Hashable]) -> None:
+    """
+    Refuse a split that has a subject on both sides.
+
+    Parameters
+    ----------
+    train_groups, val_groups
+        Subjects of the training and of the validation samples, repeated or not.
+
+    Raises
+    ------
+    LeakageError
+        Naming the first shared subjects and how many there are.
+    """
+    shared = sorted(set(train_groups) & set(val_groups), key=str)
+    if shared:
+        names = ", ".join(str(subject) for subject in shared[:10]) + (", ..." if len(shared) > 10 else "")
+        raise LeakageError(f"{len(shared)} subject(s) in training and in validation: {names}")

@@ -1,0 +1,195 @@
+"""The record of a run on disk: its rows, its best and last snapshot, and whether it may be gone on with."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kneel.engine.config import TrainingConfig
+from kneel.engine.optim import flatten_optimizer, restore_optimizer
+from kneel.engine.snapshot import code_version, load_snapshot, load_training_state, save_snapshot
+
+Row = dict[str, float]
+
+_FILES = ("last.safetensors", "last.json", "best.safetensors", "best.json", "metrics.csv")
+
+
+class RunExists(FileExistsError):
+    """The folder holds a run already, and nobody said what to do with it."""
+
+
+class ResumeError(ValueError):
+    """The stored run is not the one that is asked for; says what differs."""
+
+
+def claim_folder(workdir: Path, name: str, *, resume: bool, overwrite: bool) -> Path:
+    """
+    Check the folder of a run; nothing is written or deleted.
+
+    Parameters
+    ----------
+    workdir, name
+        Folder of all runs, and the folder of this one in it.
+    resume, overwrite
+        What may be done with a run that is there.
+
+    Returns
+    -------
+    Path
+        ``workdir/name``.
+
+    Raises
+    ------
+    RunExists
+        When a run is there and neither is allowed.
+    ValueError
+        When both are, or the name is not the plain name of a folder.
+    """
+    if name in ("", ".", "..") or Path(name).name != name or "\\" in name:
+        raise ValueError(f"name = {name!r}: must be the plain name of a folder")
+    if resume and overwrite:
+        raise ValueError("resume and overwrite: one keeps what the other deletes; choose one")
+    folder = workdir / name
+    found = [file for file in _FILES if (folder / file).exists()]
+    if found and not (resume or overwrite):
+        raise RunExists(
+            f"{folder} holds a run already ({', '.join(found)}); resume it, overwrite it or rename this one"
+        )
+    if resume and found and _FILES[0] not in found:
+        raise RunExists(f"{folder} holds {', '.join(found)} but no {_FILES[0]} to go on from; overwrite or move it")
+    return folder
+
+
+class Record:
+    """
+    Rows of the epochs that are over, and their snapshots.
+
+    ``last.safetensors`` is the authority: rows, weights, optimizer. ``best.safetensors`` is written after it and
+    again when a resume finds that it may be missing, so a kill between the two does no harm.
+
+    Parameters
+    ----------
+    folder
+        Folder of the run, as `claim_folder` returned it.
+    config
+        Training settings.
+    described
+        What the task says of itself for its snapshots, JSON.
+    processes
+        Number of data-parallel processes.
+    """
+
+    def __init__(self, folder: Path, config: TrainingConfig, described: Mapping[str, Any], processes: int) -> None:
+        self.path_best, self.path_last = folder / "best.safetensors", folder / "last.safetensors"
+        self.history: list[Row] = []
+        self._config, self._processes = config, processes
+        ours = {"training": config.model_dump(mode="json"), "code": code_version()}
+        taken = sorted(set(described) & {*ours, "epoch", "metrics"})
+        if taken:
+            raise ValueError(f"describe: the key(s) {', '.join(taken)} are the engine's own")
+        # By way of JSON, so that what is compared on resuming looks as it does when read back.
+        self._meta: dict[str, Any] = json.loads(json.dumps({**described, **ours}, allow_nan=False))
+
+    @property
+    def best(self) -> Row:
+        """Row of the best epoch, the first of equals."""
+        choose = min if self._config.mode == "min" else max
+        return choose(self.history, key=lambda row: row[self._config.monitor])
+
+    def start(self) -> None:
+        """Make the folder and clear it of an earlier run."""
+        self.path_last.parent.mkdir(parents=True, exist_ok=True)
+        for file in _FILES:
+            (self.path_last.parent / file).unlink(missing_ok=True)
+
+    def save(self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any) -> None:
+        """
+        Write the last snapshot and, when its epoch is the best, the best.
+
+        Parameters
+        ----------
+        module
+            The trained module, unwrapped.
+        optimizer
+            Its optimizer, unwrapped.
+        scaler
+            Loss scaler of fp16, or None.
+        """
+        tensors, settings = flatten_optimizer(optimizer)
+        rows = [_without_nan(row) for row in self.history]
+        extra = {"history": rows, "processes": self._processes, "optimizer": settings}
+        extra["scaler"] = scaler.state_dict() if scaler else None
+        save_snapshot(self.path_last, module.state_dict(), self._meta_now(), training_state=(tensors, extra))
+        self.save_best(module)
+
+    def save_best(self, module: nn.Module) -> None:
+        """
+        Write the best snapshot when the last epoch is the best.
+
+        Parameters
+        ----------
+        module
+            The module as it is after that epoch.
+        """
+        if self.best is self.history[-1]:
+            save_snapshot(self.path_best, module.state_dict(), self._meta_now())
+
+    def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any) -> None:
+        """
+        Take up the stored run.
+
+        Parameters
+        ----------
+        module, optimizer, scaler
+            As for `save`; they get the stored state.
+
+        Raises
+        ------
+        ResumeError
+            When settings differ, naming each with both values, or the best snapshot is gone.
+        """
+        weights, meta = load_snapshot(self.path_last)
+        tensors, extra = load_training_state(self.path_last)
+        self._check_same({**meta, "processes": extra["processes"]}, len(extra["history"]))
+        module.load_state_dict(weights)
+        restore_optimizer(optimizer, tensors, extra["optimizer"])
+        if scaler:
+            scaler.load_state_dict(extra["scaler"])
+        self.history = [{key: math.nan if v is None else v for key, v in row.items()} for row in extra["history"]]
+        if self.best is not self.history[-1] and not self.path_best.exists():
+            raise ResumeError(f"{self.path_best} is gone: epoch {self.best['epoch']} was the best; start over")
+
+    def _check_same(self, stored: Mapping[str, Any], done: int) -> None:
+        asked = {**self._meta, "processes": self._processes}
+        ignored = {"epoch", "metrics", "code"}
+        old = _flat({key: value for key, value in stored.items() if key not in ignored})
+        new = _flat({key: value for key, value in asked.items() if key not in ignored})
+        free = {"training.threads"}
+        # The step schedule does not look ahead: more epochs continue the same run. A cosine would bend.
+        if self._config.schedule == "step" and self._config.epochs >= done:
+            free.add("training.epochs")
+        differ = [key for key in {**old, **new} if old.get(key) != new.get(key) and key not in free]
+        if differ:
+            words = "; ".join(f"{key}: stored {old.get(key)!r}, asked {new.get(key)!r}" for key in differ)
+            raise ResumeError(f"{self.path_last} ({done} epochs) is another run: {words}")
+
+    def _meta_now(self) -> dict[str, Any]:
+        row = _without_nan(self.history[-1])
+        return {**self._meta, "epoch": row.pop("epoch"), "metrics": row}
+
+
+def _without_nan(row: Row) -> dict[str, float | None]:
+    """JSON has no NaN; the engine makes every other value finite."""
+    return {key: None if math.isnan(value) else value for key, value in row.items()}
+
+
+def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Name every leaf of nested mappings by its path: ``{"a": {"b": 1}}`` is ``{"a.b": 1}``."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= _flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+    return leaves

@@ -1,0 +1,218 @@
+"""Snapshots: weights and all that rebuilds their model, in one safetensors file; no pickle.
+
+``NAME.safetensors`` is the authority: its header carries the metadata as JSON and a checksum of the tensors.
+``NAME.json`` beside it is a copy to read, with the sha256 of the file that it describes.
+"""
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+_KEY = "snapshot"  # one header key only: safetensors writes several in no fixed order
+_FORMAT = 1
+_STATE = "training/"  # prefix of the tensors that only a resumed training needs; no module has a / in its name
+
+
+class SnapshotError(ValueError):
+    """A snapshot that cannot be written or read, with its file and why."""
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """
+    Write a file beside its place and rename it there: readers see the old file or the new one, never a part.
+
+    Parameters
+    ----------
+    path
+        The file; its folder must exist.
+    data
+        Its content.
+    """
+    beside = path.with_name(f".{path.name}.tmp")
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    # Without this the rename itself can be lost in a power cut. Windows cannot open folders.
+    with contextlib.suppress(PermissionError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def save_snapshot(
+    path: Path,
+    state_dict: Mapping[str, torch.Tensor],
+    meta: Mapping[str, Any],
+    *,
+    training_state: tuple[Mapping[str, torch.Tensor], Mapping[str, Any]] | None = None,
+) -> None:
+    """
+    Write ``NAME.safetensors`` and its readable copy ``NAME.json``; the same input gives the same bytes.
+
+    Parameters
+    ----------
+    path
+        File that ends in ``.safetensors``.
+    state_dict
+        Weights by name, on any device.
+    meta
+        What rebuilds the model and says where it comes from; must be JSON (no NaN).
+    training_state
+        Tensors and JSON that only a resumed training needs: :func:`load_snapshot` leaves them out,
+        :func:`load_training_state` returns them.
+
+    Raises
+    ------
+    SnapshotError
+        When the name does not end in ``.safetensors``, `meta` is no JSON, or a weight's name holds a ``/``.
+    """
+    if path.suffix != ".safetensors":
+        raise SnapshotError(f"{path}: the name of a snapshot ends in .safetensors")
+    slashed = [name for name in state_dict if "/" in name]
+    if slashed:
+        raise SnapshotError(f"{path}: weight {slashed[0]!r}: names with / are kept for the training state")
+    extra_tensors, extra = training_state or ({}, None)
+    tensors = {name: _plain(tensor) for name, tensor in state_dict.items()}
+    tensors |= {_STATE + name: _plain(tensor) for name, tensor in extra_tensors.items()}
+    checksum = hashlib.sha256(_split(safetensors.torch.save(tensors))[1]).hexdigest()
+    try:
+        header = json.dumps({"format": _FORMAT, "sha256": checksum, "meta": meta, "training": extra}, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise SnapshotError(f"{path}: the metadata is not JSON: {error}") from error
+    data = safetensors.torch.save(tensors, metadata={_KEY: header})
+    write_atomic(path, data)
+    readable = {"file": path.name, "sha256": hashlib.sha256(data).hexdigest(), **meta}
+    write_atomic(path.with_suffix(".json"), (json.dumps(readable, indent=2) + "\n").encode())
+
+
+def load_snapshot(path: Path | str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """
+    Read the weights and the metadata of a snapshot.
+
+    Parameters
+    ----------
+    path
+        File that :func:`save_snapshot` wrote.
+
+    Returns
+    -------
+    state_dict
+        Weights by name, on the CPU, with their own types.
+    meta
+        The metadata that was saved with them.
+
+    Raises
+    ------
+    SnapshotError
+        When the file is missing, cut, damaged or not a snapshot; names the file.
+    """
+    tensors, content = _read(Path(path))
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(_STATE)}, content["meta"]
+
+
+def load_training_state(path: Path | str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """
+    Read what was saved as `training_state`.
+
+    Parameters
+    ----------
+    path
+        File that :func:`save_snapshot` wrote.
+
+    Returns
+    -------
+    tensors, settings
+        As they were given.
+
+    Raises
+    ------
+    SnapshotError
+        As :func:`load_snapshot`; also when the snapshot was saved without a training state.
+    """
+    tensors, content = _read(Path(path))
+    if content["training"] is None:
+        raise SnapshotError(f"{path}: holds weights only; training is resumed from last.safetensors")
+    state = {name.removeprefix(_STATE): tensor for name, tensor in tensors.items() if name.startswith(_STATE)}
+    return state, content["training"]
+
+
+@functools.cache
+def code_version() -> dict[str, Any]:
+    """
+    Say which code is running.
+
+    Returns
+    -------
+    dict
+        ``package``: installed version or None; ``commit``: git commit or None outside a checkout; ``dirty``:
+        whether tracked files differ from it; ``torch``: its version.
+    """
+    here = Path(__file__).resolve()
+    version: dict[str, Any] = {"package": None, "commit": None, "dirty": None, "torch": torch.__version__}
+    distributions = importlib.metadata.packages_distributions().get(__name__.partition(".")[0], [])
+    if distributions:
+        version["package"] = importlib.metadata.version(distributions[0])
+    # An installed copy may lie inside somebody else's checkout: that commit would say nothing about this code.
+    if _git(here.parent, "ls-files", "--error-unmatch", here.name) is not None:
+        version["commit"] = _git(here.parent, "rev-parse", "HEAD")
+        version["dirty"] = bool(_git(here.parent, "status", "--porcelain", "--untracked-files=no"))
+    return version
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None  # no git, no checkout, or a checkout of another user
+    return done.stdout.strip()
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    # A copy, because safetensors refuses tensors that share memory, as tied weights do.
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def _split(data: bytes) -> tuple[bytes, bytes]:
+    """Cut the bytes of a safetensors file into its JSON header and its tensors."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    return data[8:end], data[end:]
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    try:
+        data = path.read_bytes()
+        tensors = safetensors.torch.load(data)
+    except OSError as error:
+        raise SnapshotError(f"{path}: cannot be read: {error.strerror}") from error
+    except SafetensorError as error:
+        raise SnapshotError(f"{path}: cut, damaged or no safetensors file: {error}") from error
+    header, body = _split(data)
+    try:
+        content = json.loads(json.loads(header)["__metadata__"][_KEY])
+        version, checksum = content["format"], content["sha256"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise SnapshotError(f"{path}: safetensors, but without the metadata of a snapshot") from error
+    if version != _FORMAT:
+        raise SnapshotError(f"{path}: snapshot format {version}; this code reads {_FORMAT}")
+    if hashlib.sha256(body).hexdigest() != checksum:
+        raise SnapshotError(f"{path}: damaged: the weights do not match their checksum")
+    return tensors, content

@@ -1,0 +1,104 @@
+"""What the engine needs to know of a task."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+
+class Task(Protocol):
+    """
+    Something that can be trained; the engine calls the methods in this order.
+
+    Randomness: global generators of Python, numpy and torch are seeded by the engine before each call.
+    """
+
+    def build_model(self) -> nn.Module:
+        """Build the network; parameters of a learnt loss are part of it."""
+
+    def train_dataset(self) -> Dataset[Any]:
+        """Build the map-style training set, with its augmentation; called once."""
+
+    def val_dataset(self) -> Dataset[Any]:
+        """Build the map-style validation set; called once."""
+
+    def train_sampler(self, dataset: Dataset[Any], generator: torch.Generator) -> Iterable[int] | None:
+        """
+        Say which samples make this epoch; called every epoch.
+
+        Parameters
+        ----------
+        dataset
+            The training set.
+        generator
+            The only source of randomness to use here: it is the same on every rank and new every epoch.
+
+        Returns
+        -------
+        Iterable of int or None
+            Such as ``WeightedRandomSampler(weights, len(dataset), generator=generator)``; None is a random order.
+        """
+
+    def training_loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
+        """
+        Mean loss of a batch.
+
+        Parameters
+        ----------
+        model
+            Call it as ``model(inputs)``, never a method of it: it may be wrapped for several devices.
+        batch
+            What ``default_collate`` makes of the samples, on the device.
+
+        Returns
+        -------
+        Tensor
+            Scalar with gradient.
+        """
+
+    def predict(self, model: nn.Module, batch: Any) -> dict[str, torch.Tensor]:
+        """
+        All that the metrics need from a validation batch: predictions and truth.
+
+        Parameters
+        ----------
+        model
+            In evaluation mode, without gradients; call it as ``model(inputs)``.
+        batch
+            As for `training_loss`.
+
+        Returns
+        -------
+        dict of Tensor
+            Every first dimension is the batch.
+        """
+
+    def metrics(self, outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """
+        Judge the whole validation set.
+
+        Parameters
+        ----------
+        outputs
+            What `predict` returned, concatenated in the order of the validation set, every sample once;
+            half precision comes as float32.
+
+        Returns
+        -------
+        dict of float
+            By name, the same names every epoch, `TrainingConfig.monitor` among them.
+        """
+
+    def describe(self) -> dict[str, Any]:
+        """
+        Say what a snapshot needs so that the model can be rebuilt from it.
+
+        Returns
+        -------
+        dict
+            JSON: ``task``, the resolved experiment, model arguments, normalisation. It becomes part of the
+            snapshot's metadata and must be the same when a training is resumed.
+        """
