@@ -1,0 +1,149 @@
+"""From attenuation to stored values: beam, scatter, blur, quantum noise, and the vendor's processing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+_COARSE = 16  # grid of scatter and of the processing's low-pass
+_DARKEST = 1e-5  # least transmission that is told from none
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """How a film was taken and processed. Drawn without looking at the grade.
+
+    Attributes
+    ----------
+    scatter : float
+        Scatter-to-primary ratio behind the grid.
+    blur_mm : float
+        Standard deviation of the detector's point spread function.
+    noise : float
+        Relative quantum noise of a pixel in the middle of the leg.
+    heel : float
+        Relative change of the beam from top to bottom.
+    sharpening : float
+        Gain of the unsharp mask.
+    contrast, brightness : float
+        Slope and shift of the display curve, in units of the leg's own range.
+    linear : bool
+        Stored values follow transmission instead of its logarithm: bones come out pale and flat.
+    """
+
+    scatter: float
+    blur_mm: float
+    noise: float
+    heel: float
+    sharpening: float
+    contrast: float
+    brightness: float
+    linear: bool
+
+    @classmethod
+    def draw(cls, rng: Generator) -> Exposure:
+        """Draw an exposure.
+
+        Parameters
+        ----------
+        rng : Generator
+            Source of randomness.
+
+        Returns
+        -------
+        Exposure
+            The exposure.
+        """
+        return cls(
+            scatter=float(rng.uniform(0.1, 0.6)),
+            blur_mm=float(rng.uniform(0.1, 0.2)),
+            noise=float(rng.uniform(0.008, 0.03)),
+            heel=float(rng.normal(0, 0.06)),
+            sharpening=float(rng.choice([0.0, rng.uniform(0.2, 1.6)], p=[0.3, 0.7])),
+            contrast=float(rng.uniform(0.8, 1.3)),
+            brightness=float(rng.normal(0, 0.08)),
+            linear=bool(rng.random() < 0.12),
+        )
+
+
+def expose(
+    attenuation: NDArray[np.float32], spacing_mm: float, exposure: Exposure, rng: Generator | None
+) -> NDArray[np.float32]:
+    """Return the transmitted intensity at the detector.
+
+    Parameters
+    ----------
+    attenuation : ndarray, shape (H, W)
+        Line integrals.
+    spacing_mm : float
+        Pixel size.
+    exposure : Exposure
+        Beam and detector.
+    rng : Generator or None
+        Quantum noise; None leaves it out.
+
+    Returns
+    -------
+    ndarray, shape (H, W)
+        Open beam = 1.
+    """
+    intensity = cv2.exp(-attenuation)
+    height, width = intensity.shape
+    low = _shrink(intensity)
+    scattered = cv2.GaussianBlur(low, (0, 0), 25 / (_COARSE * spacing_mm), borderType=cv2.BORDER_REPLICATE)
+    heel = 1 + exposure.heel * np.linspace(-1, 1, len(low), dtype=np.float32)[:, None]
+    intensity += _grow(np.float32(exposure.scatter) * scattered, (height, width))
+    intensity *= _grow(np.broadcast_to(heel, low.shape).astype(np.float32), (height, width))
+    intensity = cv2.GaussianBlur(intensity, (0, 0), max(exposure.blur_mm / spacing_mm, 0.3))
+    if rng is not None:
+        # Poisson counts: variance in proportion to the intensity, fixed where the leg is thick
+        reference = float(np.median(low[low < 0.5])) if (low < 0.5).any() else 1.0
+        noise = rng.standard_normal(intensity.shape, np.float32)
+        noise *= cv2.sqrt(intensity)
+        noise *= np.float32(exposure.noise * np.sqrt(reference))
+        intensity += noise
+    return np.maximum(intensity, np.float32(_DARKEST))
+
+
+def develop(intensity: NDArray[np.float32], spacing_mm: float, exposure: Exposure) -> NDArray[np.float32]:
+    """Turn intensity into display values as a vendor's processing does.
+
+    Parameters
+    ----------
+    intensity : ndarray, shape (H, W)
+        Of `expose`.
+    spacing_mm : float
+        Pixel size.
+    exposure : Exposure
+        Processing.
+
+    Returns
+    -------
+    ndarray, shape (H, W)
+        0 (air) to 1 (metal).
+    """
+    density = 1 - intensity if exposure.linear else -cv2.log(intensity)
+    low = _shrink(density)
+    if exposure.sharpening:
+        smooth = cv2.GaussianBlur(low, (0, 0), 5 / (_COARSE * spacing_mm), borderType=cv2.BORDER_REPLICATE)
+        density = (1 + np.float32(exposure.sharpening)) * density - np.float32(exposure.sharpening) * _grow(
+            smooth, density.shape
+        )
+    leg = low[low > (0.5 if exposure.linear else 0.7)]
+    bottom, top = np.percentile(leg if leg.size else low, [3, 98])
+    middle = (bottom + top) / 2 - exposure.brightness * (top - bottom)
+    slope = np.float32(4 * exposure.contrast / max(top - bottom, 1e-3) * 0.8)
+    return 1 / (1 + cv2.exp(-slope * (density - np.float32(middle))))
+
+
+def _shrink(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    height, width = image.shape
+    return cv2.resize(image, (-(-width // _COARSE), -(-height // _COARSE)), interpolation=cv2.INTER_AREA)
+
+
+def _grow(image: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return cv2.resize(image, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
