@@ -80,7 +80,8 @@ class SoftArgmax:
             (u, v) shares of the image.
         """
         columns, rows = self._marginals(heatmaps)
-        return torch.stack([columns @ self._cells(columns), rows @ self._cells(rows)], dim=-1)
+        # products and sums, not matmul, which autocast would round to bfloat16
+        return torch.stack([(share * self._cells(share)).sum(-1) for share in (columns, rows)], dim=-1)
 
     def spread(self, heatmaps: Tensor, size: tuple[int, int]) -> Tensor:
         """Root mean square distance of the softmax from its mean: how sure a map is of its point.
@@ -100,7 +101,7 @@ class SoftArgmax:
         variance = torch.zeros((), device=heatmaps.device)
         for share, length in zip(self._marginals(heatmaps), size, strict=True):
             cells = self._cells(share) * length
-            mean = share @ cells
+            mean = (share * cells).sum(-1)
             variance = variance + (share * (cells - mean[..., None]) ** 2).sum(-1)
         return variance.sqrt()
 

@@ -87,11 +87,13 @@ def test_crop_of_a_fine_film_does_not_alias():
     assert abs(roi.astype(float) - 127.5).max() < 16  # a plain bilinear sample sees 0 or 255
 
 
-def test_paste_returns_a_heat_map_to_its_place():
-    frame = RoiFrame.around((60, 40), 20, (0.5, 0.5), side="L", roi_spacing_mm=0.5)
-    spot = np.array([25.0, 12.0])
-    pasted = frame.paste(blob((40, 40), spot), (90, 120))
-    np.testing.assert_allclose(centroid(pasted), frame.to_image(spot), atol=0.02)
+@pytest.mark.parametrize("side", ["L", "R"])
+def test_covering_shows_the_box_from_border_to_border(side):
+    frame = RoiFrame.covering((20, 60, 0, 30), (0.5, 0.25), side=side, roi_spacing_mm=1.0)
+    assert frame.size == (10, 15)
+    corners = frame.to_roi([[19.5, -0.5], [59.5, 29.5]])
+    edges = [[-0.5, -0.5], [9.5, 14.5]] if side == "R" else [[9.5, -0.5], [-0.5, 14.5]]
+    np.testing.assert_allclose(corners, edges, atol=1e-9)
 
 
 def test_sizes_are_whole_pixels_in_spite_of_floating_point():

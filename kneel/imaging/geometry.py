@@ -198,6 +198,39 @@ class RoiFrame:
         size = int(width_mm / roi_spacing_mm + 1e-6), int(height_mm / roi_spacing_mm + 1e-6)
         return cls((float(center[0]), float(center[1])), (float(scale[0]), float(scale[1])), size, side == "L")
 
+    @classmethod
+    def covering(
+        cls,
+        box: tuple[float, float, float, float],
+        spacing_mm: Spacing,
+        *,
+        side: Side,
+        roi_spacing_mm: float,
+    ) -> RoiFrame:
+        """Lay a window over a box of pixels; left knees come out mirrored.
+
+        Parameters
+        ----------
+        box : (float, float, float, float)
+            First and one-past-last column, first and one-past-last row, as for slices.
+        spacing_mm : (float, float)
+            (row, column) spacing of the image in mm.
+        side : {"L", "R"}
+            Laterality of the knee; ``"L"`` is mirrored.
+        roi_spacing_mm : float
+            mm per ROI pixel.
+
+        Returns
+        -------
+        RoiFrame
+            The smallest number of whole ROI pixels that covers the box.
+        """
+        left, right, top, bottom = box
+        extent = np.array([right - left, bottom - top]) * millimetres_per_pixel(spacing_mm)
+        width, height = np.maximum(np.ceil(extent / roi_spacing_mm - 1e-6), 1) * roi_spacing_mm
+        center = (left + right - 1) / 2, (top + bottom - 1) / 2
+        return cls.around(center, (float(width), float(height)), spacing_mm, side=side, roi_spacing_mm=roi_spacing_mm)
+
     @property
     def _matrix(self) -> NDArray[np.float64]:
         """Affine (2, 3) from ROI pixels to image pixels."""
@@ -266,32 +299,6 @@ class RoiFrame:
             matrix,
             self.size,
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_CONSTANT,
-            borderValue=fill,
-        )
-
-    def paste(self, roi: NDArray, shape: tuple[int, int], *, fill: float = 0) -> NDArray:
-        """Resample an ROI picture (a heat map) back onto the image grid, the reverse of `crop`.
-
-        Parameters
-        ----------
-        roi : ndarray, shape (h, w)
-            Picture on the ROI grid.
-        shape : (int, int)
-            (H, W) of the image.
-        fill : float
-            Value outside the window.
-
-        Returns
-        -------
-        ndarray, shape (H, W)
-            In the type of `roi`.
-        """
-        return cv2.warpAffine(
-            roi,
-            self._matrix,
-            (shape[1], shape[0]),
-            flags=cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_CONSTANT,
             borderValue=fill,
         )

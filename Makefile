@@ -1,0 +1,36 @@
+# make demo   phantom films -> trained networks -> read films -> report
+# make test   lint, types, tests
+# Both set up .venv first; all they need is Python >= 3.11, make and git.
+
+PYTHON ?= python3
+# another pair, e.g. TORCH="torch==2.11.0 torchvision==0.26.0"; see README for CPU-only builds
+TORCH ?= torch torchvision
+BIN := .venv/bin
+
+.PHONY: demo test format clean
+
+demo: .venv/installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" ./run_experiments.sh
+
+test: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 2
+
+format: .venv/installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.venv/installed: requirements.txt setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "$(PYTHON) is older than 3.11; say which to use: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip "setuptools<81" wheel
+	$(BIN)/pip install $(TORCH)
+	$(BIN)/pip install --no-build-isolation -r requirements.txt
+	$(BIN)/pip install --no-build-isolation --no-deps -e .
+	touch $@
+
+clean:
+	rm -rf .venv demo

@@ -1,0 +1,101 @@
+"""Settings of a landmark experiment: what its YAML file may say."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from kneel.augment import AugmentSettings
+from kneel.dataset import Source
+from kneel.engine.config import Settings, TrainingConfig
+from kneel.mixup import Variant
+from kneel.network import HourglassSettings
+
+
+class RoiSettings(Settings):
+    """What the network sees.
+
+    Attributes
+    ----------
+    spacing_mm : float
+        mm per pixel.
+    size : (int, int)
+        Width and height in pixels.
+    margin : float
+        HC from films: how much further than 140 mm the stored ROI reaches, for shifts and rotations, as a share.
+    """
+
+    spacing_mm: float = Field(gt=0)
+    size: tuple[int, int]
+    margin: float = Field(0.0, ge=0)
+
+
+class WingSettings(Settings):
+    """Wing loss, in pixels of the ROI; see `kneel.losses.wing`.
+
+    Attributes
+    ----------
+    width : float
+        Where the logarithm ends, pixels.
+    curvature : float
+        Steepness at 0, pixels.
+    """
+
+    width: float = Field(15.0, gt=0)
+    curvature: float = Field(3.0, gt=0)
+
+
+class MixupSettings(Settings):
+    """Mixup; see `kneel.mixup`.
+
+    Attributes
+    ----------
+    alpha : float
+        Parameter of the Beta distribution.
+    variant : {"kneel", "zhang"}
+        The authors' form or Zhang et al.'s.
+    """
+
+    alpha: float = Field(0.75, gt=0)
+    variant: Variant = "kneel"
+
+
+class LandmarkExperiment(Settings):
+    """A landmark experiment file.
+
+    Attributes
+    ----------
+    task : {"lc", "hc"}
+        Joint centre on half films (1 point), or the 16 points on ROIs.
+    data : PhantomSource or KneelSource
+        Where the knees come from.
+    roi : RoiSettings
+        What the network sees.
+    model : HourglassSettings
+        Architecture.
+    augment : AugmentSettings
+        What is varied.
+    loss : WingSettings
+        Wing loss.
+    mixup : MixupSettings or None
+        Mixup, or none.
+    transfer : str or None
+        Name of the experiment in the same work folder whose best weights of the same fold the network starts from
+        (all but the last layer).
+    folds : int
+        Folds of the cross-validation, when the data have no validation set of their own.
+    training : TrainingConfig
+        Optimizer, schedule, epochs, seed.
+    """
+
+    task: Literal["lc", "hc"]
+    data: Source
+    roi: RoiSettings
+    model: HourglassSettings = HourglassSettings()
+    augment: AugmentSettings = AugmentSettings()
+    loss: WingSettings = WingSettings()
+    mixup: MixupSettings | None = None
+    transfer: str | None = None
+    folds: int = Field(5, ge=2)
+    training: TrainingConfig

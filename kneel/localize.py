@@ -1,0 +1,270 @@
+"""Finding the knees of a film and their 16 landmarks.
+
+The joint-centre network (LC) looks at the two halves of a film and at the whole of it; the landmark network (HC) looks
+at a 140 mm ROI around each centre, and once more around the centre that it found itself. A knee is believed when its
+heat maps are sharp and its points look like a knee.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from kneel.imaging.geometry import Side, Spacing, millimetres_per_pixel
+from kneel.imaging.radiograph import Radiograph, normalize_percentiles
+from kneel.imaging.schema import CENTER
+from kneel.shape import Alignment
+from kneel.stage import Picture, Stage
+from kneel.windows import Part, search_window
+
+SPREAD_MM = 10.0  # a heat map this wide halves (e^-1/2) the confidence
+MIN_CONFIDENCE = 0.1
+MIN_SEPARATION_MM = 80.0  # of two joint centres on one film; knees are wider than that
+# heights in mm tried for a film without spacing: from a crop of the joint to a 43 cm cassette
+NOMINAL_HEIGHTS_MM = (100.0, 145.0, 210.0, 300.0, 430.0)
+PLAUSIBLE_SCALE = (0.7, 1.4)  # size of a knee against the mean; beyond it the spacing is doubted
+
+
+@dataclass(frozen=True)
+class JointCenter:
+    """Where a knee seems to be.
+
+    Attributes
+    ----------
+    side : {"L", "R"}
+        Laterality that the picture was mirrored for.
+    center : (float, float)
+        (x, y) in film pixels.
+    spread_mm : float
+        Root mean square radius of the heat map.
+    """
+
+    side: Side
+    center: tuple[float, float]
+    spread_mm: float
+
+
+@dataclass(frozen=True)
+class LocatedKnee:
+    """A knee and its landmarks.
+
+    Attributes
+    ----------
+    side : {"L", "R"}
+        Laterality.
+    center : (float, float)
+        Joint centre (landmark `CENTER`), (x, y) in film pixels.
+    landmarks : ndarray, shape (16, 2)
+        (x, y) in film pixels, order of `kneel.imaging.schema.LANDMARKS`.
+    spread_px : ndarray, shape (16,)
+        Root mean square radius of each heat map, film pixels.
+    confidence : float
+        In [0, 1]; 1 is a mean knee with sharp heat maps. Not a probability.
+    spacing_mm : (float, float)
+        (row, column) mm per film pixel that the ROI was cut with; nominal where the film has none.
+    flags : tuple of str
+        What a reader should know: ``nominal_scale``, ``side_from_position``, ``side_from_image``,
+        ``low_confidence``, ``implausible_size``, ``reversed_columns``.
+    """
+
+    side: Side
+    center: tuple[float, float]
+    landmarks: NDArray[np.float64]
+    spread_px: NDArray[np.float64]
+    confidence: float
+    spacing_mm: Spacing
+    flags: tuple[str, ...] = ()
+
+
+def find_joint_centers(
+    film: Picture, spacing_mm: Spacing, parts: Sequence[tuple[Part, Side]], stage: Stage
+) -> list[JointCenter]:
+    """Look for one joint centre in each given part of a film.
+
+    Parameters
+    ----------
+    film : ndarray, shape (H, W), float32
+        Grey picture in [0, 1], bright bone.
+    spacing_mm : (float, float)
+        (row, column) spacing.
+    parts : sequence of (part, side)
+        Where to look, and the laterality to expect there.
+    stage : Stage
+        Joint-centre networks.
+
+    Returns
+    -------
+    list of JointCenter
+        One a part, sure or not.
+    """
+    centers = []
+    for part, side in parts:
+        window = search_window(film, part, spacing_mm, side=side, window_spacing_mm=stage.spacing_mm)
+        points, spread = stage(window.picture)
+        x, y = window.frame.to_image(points[0])
+        centers.append(JointCenter(side, (float(x), float(y)), float(spread[0]) * stage.spacing_mm))
+    return centers
+
+
+def find_landmarks(
+    film: Picture, center: ArrayLike, side: Side, spacing_mm: Spacing, stage: Stage, *, passes: int = 2
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Find the 16 points around a joint centre; look again around the centre found.
+
+    Parameters
+    ----------
+    film : ndarray, shape (H, W), float32
+        Grey picture in [0, 1], bright bone.
+    center : array_like, shape (2,)
+        (x, y) in film pixels.
+    side : {"L", "R"}
+        Left knees are mirrored for the network.
+    spacing_mm : (float, float)
+        (row, column) spacing.
+    stage : Stage
+        Landmark networks.
+    passes : int
+        How often to look; 2 refines once.
+
+    Returns
+    -------
+    points : ndarray, shape (16, 2)
+        (x, y) in film pixels.
+    spread : ndarray, shape (16,)
+        Root mean square radius of each heat map, film pixels (geometric mean of the axes).
+    """
+    for _ in range(passes):
+        frame = stage.frame(np.asarray(center, float), spacing_mm, side)
+        points, spread = stage(frame.crop(film))
+        landmarks = frame.to_image(points)
+        center = landmarks[CENTER]
+    return landmarks, spread * float(np.sqrt(frame.scale[0] * frame.scale[1]))
+
+
+class KneeLocalizer:
+    """Both stages: a film goes in, its knees come out.
+
+    Parameters
+    ----------
+    lc : Stage
+        Joint-centre networks.
+    hc : Stage
+        Landmark networks, with their mean shape.
+    """
+
+    def __init__(self, lc: Stage, hc: Stage) -> None:
+        if hc.shape is None:
+            raise ValueError("the landmark networks come without a mean shape; knees could not be told from noise")
+        self.lc, self.hc, self.shape = lc, hc, hc.shape
+
+    @classmethod
+    def from_snapshots(
+        cls, lc: Sequence[Path], hc: Sequence[Path], *, device: torch.device | str = "cpu"
+    ) -> KneeLocalizer:
+        """Rebuild both stages from snapshot files; see `Stage.from_snapshots`."""
+        where = torch.device(device)
+        return cls(
+            Stage.from_snapshots(lc, "lc", device=where),
+            Stage.from_snapshots(hc, "hc", device=where),
+        )
+
+    def locate(self, radiograph: Radiograph) -> list[LocatedKnee]:
+        """Find 0, 1 or 2 knees.
+
+        Parameters
+        ----------
+        radiograph : Radiograph
+            The film.
+
+        Returns
+        -------
+        list of LocatedKnee
+            The patient's right knee first.
+        """
+        film = normalize_percentiles(radiograph.pixels, padding=radiograph.padding)
+        if radiograph.spacing_mm is not None:
+            knees = self._at_spacing(film, radiograph, radiograph.spacing_mm)
+        else:
+            knees = self._at_any_scale(film, radiograph)
+        return sorted(knees, key=lambda knee: knee.side, reverse=True)
+
+    def _at_any_scale(self, film: Picture, radiograph: Radiograph) -> list[LocatedKnee]:
+        """Try the nominal heights, correct each by the size of the knees found, and keep the surest answer."""
+        best: list[LocatedKnee] = []
+        for height_mm in NOMINAL_HEIGHTS_MM:
+            step = height_mm / film.shape[0]
+            knees = self._at_spacing(film, radiograph, (step, step))
+            if knees:
+                sizes = [self._align(knee.landmarks, knee.spacing_mm, knee.side).scale for knee in knees]
+                step /= float(np.mean(sizes))
+                knees = self._at_spacing(film, radiograph, (step, step)) or knees
+            # on a tie of certainty the answer with more knees explains more of the film
+            if sum(knee.confidence for knee in knees) > sum(knee.confidence for knee in best):
+                best = knees
+        return [replace(knee, flags=("nominal_scale", *knee.flags)) for knee in best]
+
+    def _at_spacing(self, film: Picture, radiograph: Radiograph, spacing_mm: Spacing) -> list[LocatedKnee]:
+        two = self._two_knees(film, radiograph, spacing_mm)
+        if len(two) == 2:
+            return two
+        one = self._one_knee(film, radiograph, spacing_mm)
+        return max(two, one, key=lambda knees: sum(knee.confidence for knee in knees))
+
+    def _two_knees(self, film: Picture, radiograph: Radiograph, spacing_mm: Spacing) -> list[LocatedKnee]:
+        """Look at the halves; a centre at the cut is half of one knee, and no knee of its own."""
+        sides: tuple[Side, Side] = ("L", "R") if radiograph.columns_reversed else ("R", "L")
+        parts: list[tuple[Part, Side]] = [("left half", sides[0]), ("right half", sides[1])]
+        centers = find_joint_centers(film, spacing_mm, parts, self.lc)
+        x_mm = [center.center[0] * spacing_mm[1] for center in centers]
+        middle_mm = (film.shape[1] - 1) / 2 * spacing_mm[1]
+        if x_mm[1] - x_mm[0] < MIN_SEPARATION_MM or min(abs(x - middle_mm) for x in x_mm) < MIN_SEPARATION_MM / 4:
+            return []
+        flags = ("reversed_columns",) if radiograph.columns_reversed else ()
+        if radiograph.laterality != "B":
+            flags = (*flags, "side_from_position")
+        return self._believed(film, centers, spacing_mm, flags)
+
+    def _one_knee(self, film: Picture, radiograph: Radiograph, spacing_mm: Spacing) -> list[LocatedKnee]:
+        """Look at the whole film, as the side that the header names, else as the side that it looks like more."""
+        named = radiograph.laterality
+        sides: tuple[Side, ...] = (named,) if named in ("L", "R") else ("R", "L")
+        flags = () if len(sides) == 1 else ("side_from_image",)
+        centers = find_joint_centers(film, spacing_mm, [("whole", side) for side in sides], self.lc)
+        knees = self._believed(film, centers, spacing_mm, flags)
+        return [max(knees, key=lambda knee: knee.confidence)] if knees else []
+
+    def _believed(
+        self, film: Picture, centers: Sequence[JointCenter], spacing_mm: Spacing, flags: tuple[str, ...]
+    ) -> list[LocatedKnee]:
+        """Read the knees at the centres; the landmark networks are not asked where the centre is unbelievable."""
+        sure = [center for center in centers if self._confidence(center.spread_mm) >= MIN_CONFIDENCE]
+        knees = [self._knee(film, center, spacing_mm, flags) for center in sure]
+        return [knee for knee in knees if knee.confidence >= MIN_CONFIDENCE]
+
+    def _knee(self, film: Picture, center: JointCenter, spacing_mm: Spacing, flags: tuple[str, ...]) -> LocatedKnee:
+        landmarks, spread = find_landmarks(film, center.center, center.side, spacing_mm, self.hc)
+        alignment = self._align(landmarks, spacing_mm, center.side)
+        mm = float(np.sqrt(spacing_mm[0] * spacing_mm[1]))
+        confidence = self._confidence(center.spread_mm, float(spread.mean()) * mm, alignment.residual)
+        if confidence < 0.5:
+            flags = (*flags, "low_confidence")
+        if not PLAUSIBLE_SCALE[0] <= alignment.scale <= PLAUSIBLE_SCALE[1]:
+            flags = (*flags, "implausible_size")
+        x, y = landmarks[CENTER]
+        return LocatedKnee(center.side, (float(x), float(y)), landmarks, spread, confidence, spacing_mm, flags)
+
+    def _align(self, landmarks: NDArray[np.float64], spacing_mm: Spacing, side: Side) -> Alignment:
+        points_mm = landmarks * millimetres_per_pixel(spacing_mm)
+        if side == "L":
+            points_mm = points_mm * (-1, 1)
+        return self.shape.align(points_mm)
+
+    def _confidence(self, center_spread_mm: float, spread_mm: float = 0.0, residual_mm: float = 0.0) -> float:
+        """Gaussian fall-off with the widths of the heat maps and with the distance from the mean knee."""
+        terms = (center_spread_mm / SPREAD_MM, spread_mm / SPREAD_MM, residual_mm / (2 * self.shape.residual))
+        return float(np.exp(-0.5 * np.square(terms).sum()))

@@ -1,0 +1,137 @@
+"""The network as it is used: grey pictures in, points in pixels of the picture out."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kneel.codec import SoftArgmax
+from kneel.engine.config import Settings
+from kneel.hourglass import STRIDE, HourglassNet
+
+
+class HourglassSettings(Settings):
+    """The ``model:`` part of a landmark experiment; see `kneel.hourglass.HourglassNet`.
+
+    Attributes
+    ----------
+    width : int
+        Base width N.
+    depth : int
+        How many times the hourglass halves its map.
+    dropout : float
+        Share of channels dropped before the mixer convolutions.
+    channels : int
+        1, or 3 for weights that expect the grey picture three times.
+    align_corners : bool
+        True only for the authors' weights.
+    grid : {"center", "corner"}
+        Soft-argmax grid; ``"corner"`` only for the authors' weights.
+    """
+
+    width: int = 24
+    depth: int = 4
+    dropout: float = 0.25
+    channels: Literal[1, 3] = 1
+    align_corners: bool = False
+    grid: Literal["center", "corner"] = "center"
+
+
+class Located(NamedTuple):
+    """Points of a batch of B pictures, M landmarks each.
+
+    Attributes
+    ----------
+    points : Tensor, shape (B, M, 2)
+        (x, y) in pixels of the picture.
+    spread : Tensor, shape (B, M)
+        Root mean square radius of the heat map around the point, pixels.
+    """
+
+    points: Tensor
+    spread: Tensor
+
+
+class LandmarkNet(nn.Module):
+    """Hourglass with its normalisation in front and its soft-argmax behind.
+
+    Parameters
+    ----------
+    landmarks : int
+        1 (joint centre) or 16.
+    mean, std : float
+        Of the training pictures, on the [0, 1] scale.
+    settings : HourglassSettings
+        Architecture.
+    """
+
+    def __init__(self, *, landmarks: int, mean: float, std: float, settings: HourglassSettings) -> None:
+        super().__init__()
+        self.mean, self.std = mean, std
+        self.channels = settings.channels
+        self.multiple = STRIDE * 2**settings.depth
+        self.codec = SoftArgmax(settings.grid)
+        self.net = HourglassNet(
+            landmarks=landmarks,
+            channels=settings.channels,
+            width=settings.width,
+            depth=settings.depth,
+            dropout=settings.dropout,
+            align_corners=settings.align_corners,
+        )
+
+    def forward(self, pictures: Tensor) -> Located:
+        """Locate the landmarks.
+
+        Parameters
+        ----------
+        pictures : Tensor, shape (B, 1, H, W)
+            Grey pictures in [0, 1]; any size.
+
+        Returns
+        -------
+        Located
+            In pixels of the pictures.
+        """
+        height, width = pictures.shape[-2:]
+        # whole cells at every depth: padding to the right and below leaves all coordinates as they are
+        padded = F.pad(pictures, (0, -width % self.multiple, 0, -height % self.multiple))
+        size = padded.shape[-1], padded.shape[-2]
+        x = ((padded - self.mean) / self.std).expand(-1, self.channels, -1, -1)
+        heatmaps = self.net(x)
+        points = self.codec.to_pixels(self.codec.decode(heatmaps), size)
+        return Located(points, self.codec.spread(heatmaps, size))
+
+
+def build_network(arguments: dict) -> LandmarkNet:
+    """Make the network that a snapshot describes.
+
+    Parameters
+    ----------
+    arguments : dict
+        ``landmarks``, ``mean``, ``std`` and ``settings``, as `network_arguments` gives them.
+
+    Returns
+    -------
+    LandmarkNet
+        Untrained.
+    """
+    return LandmarkNet(**{**arguments, "settings": HourglassSettings(**arguments["settings"])})
+
+
+def network_arguments(landmarks: int, mean: float, std: float, settings: HourglassSettings) -> dict:
+    """Describe a network so that JSON can carry it; the inverse of `build_network`.
+
+    Parameters
+    ----------
+    landmarks, mean, std, settings
+        As in `LandmarkNet`.
+
+    Returns
+    -------
+    dict
+        Plain values.
+    """
+    return {"landmarks": landmarks, "mean": mean, "std": std, "settings": settings.model_dump()}

@@ -1,0 +1,101 @@
+"""The networks of one stage, rebuilt from their snapshots and averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kneel.engine.snapshot import load_snapshot
+from kneel.imaging.geometry import RoiFrame, Side, Spacing
+from kneel.network import LandmarkNet, build_network
+from kneel.shape import MeanShape
+
+Picture = NDArray[np.float32]
+
+
+class Stage:
+    """Networks of one stage, averaged, with the ROI that they were trained on.
+
+    Parameters
+    ----------
+    nets : sequence of LandmarkNet
+        One, or the folds of a cross-validation.
+    spacing_mm : float
+        mm per ROI pixel.
+    size : (int, int)
+        Width and height of the ROI, pixels.
+    device : torch.device
+        Where the networks run.
+    shape : MeanShape or None
+        Mean knee of the training set (landmark stage).
+    """
+
+    def __init__(
+        self,
+        nets: Sequence[LandmarkNet],
+        *,
+        spacing_mm: float,
+        size: tuple[int, int],
+        device: torch.device,
+        shape: MeanShape | None = None,
+    ) -> None:
+        self.nets = [net.eval().to(device) for net in nets]
+        self.spacing_mm, self.size, self.device, self.shape = spacing_mm, size, device, shape
+
+    @classmethod
+    def from_snapshots(cls, paths: Sequence[Path], task: str, *, device: torch.device) -> Stage:
+        """Rebuild the networks of a stage from their snapshots.
+
+        Parameters
+        ----------
+        paths : sequence of Path
+            At least one; folds of one experiment.
+        task : {"lc", "hc"}
+            What they must have been trained for.
+        device : torch.device
+            Where they run.
+
+        Returns
+        -------
+        Stage
+            Ready to use.
+
+        Raises
+        ------
+        SnapshotError
+            A file cannot be read.
+        ValueError
+            A snapshot is of another task, or the ROIs differ.
+        """
+        nets, rois, shape = [], [], None
+        for path in paths:
+            weights, meta = load_snapshot(path)
+            if meta["task"] != task:
+                raise ValueError(f"{path}: trained for {meta['task']!r}, needed is {task!r}")
+            net = build_network(meta["network"])
+            net.load_state_dict(weights)
+            nets.append(net)
+            rois.append((meta["roi"]["spacing_mm"], tuple(meta["roi"]["size"])))
+            if shape is None and "shape" in meta:
+                shape = MeanShape(np.array(meta["shape"]["points"]), meta["shape"]["residual"])
+        if len(set(rois)) != 1:
+            raise ValueError(f"{', '.join(map(str, paths))}: networks of one ensemble see different ROIs: {rois}")
+        return cls(nets, spacing_mm=rois[0][0], size=rois[0][1], device=device, shape=shape)
+
+    def frame(self, center: NDArray[np.float64], spacing_mm: Spacing, side: Side) -> RoiFrame:
+        """Lay the stage's ROI around a point of a film."""
+        extent = self.size[0] * self.spacing_mm, self.size[1] * self.spacing_mm
+        return RoiFrame.around(center, extent, spacing_mm, side=side, roi_spacing_mm=self.spacing_mm)
+
+    @torch.inference_mode()
+    def __call__(self, picture: Picture) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Locate the landmarks of one picture (h, w) in [0, 1]: points (M, 2) and spread (M,) in its pixels."""
+        batch = torch.from_numpy(np.ascontiguousarray(picture))[None, None].to(self.device)
+        answers = [net(batch) for net in self.nets]
+        points = torch.stack([answer.points for answer in answers]).mean(0)[0]
+        spread = torch.stack([answer.spread for answer in answers]).mean(0)[0]
+        return points.double().cpu().numpy(), spread.double().cpu().numpy()

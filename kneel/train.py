@@ -1,0 +1,220 @@
+"""Training of the landmark networks: the joint centre (``lc``) and the 16 points (``hc``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from kneel.augment import training_transform, validation_transform
+from kneel.dataset import LandmarkDataset, LandmarkSample, PhantomSource, load_samples
+from kneel.engine.board import Board
+from kneel.engine.fit import FitResult, fit
+from kneel.engine.folds import check_leakage, grouped_folds
+from kneel.engine.snapshot import load_snapshot
+from kneel.experiment import LandmarkExperiment
+from kneel.losses import visible_mean, wing
+from kneel.metrics import error_summary, radial_errors
+from kneel.mixup import mixup_loss
+from kneel.network import LandmarkNet, build_network, network_arguments
+from kneel.shape import MeanShape
+
+LANDMARKS = {"lc": 1, "hc": 16}
+
+
+class LandmarkTask:
+    """The engine's view of a landmark experiment (`kneel.engine.task.Task`).
+
+    Parameters
+    ----------
+    experiment : LandmarkExperiment
+        What to train.
+    data_root : Path
+        Folder that the experiment's data paths start from.
+    fold : int
+        Held-out fold, where the data have no validation set of their own.
+    transfer : Path or None
+        Snapshot to start from.
+    """
+
+    def __init__(
+        self, experiment: LandmarkExperiment, data_root: Path, *, fold: int = 0, transfer: Path | None = None
+    ) -> None:
+        if not 0 <= fold < experiment.folds:
+            raise ValueError(f"fold {fold}: must be 0 to {experiment.folds - 1}")
+        self.experiment, self.fold, self.transfer = experiment, fold, transfer
+        self.data_root = data_root
+
+    @cached_property
+    def samples(self) -> tuple[list[LandmarkSample], list[LandmarkSample]]:
+        """Training and validation samples, no subject in both."""
+        source = self.experiment.data
+        if isinstance(source, PhantomSource) and source.val is not None:
+            train, val = self._load(source.train), self._load(source.val)
+            check_leakage([s.subject_id for s in train], [s.subject_id for s in val])
+            return train, val
+        both = self._load(source.train if isinstance(source, PhantomSource) else ".")
+        groups, grades = [s.subject_id for s in both], [s.kl for s in both]
+        split = grouped_folds(groups, grades, self.experiment.folds, self.experiment.training.seed)[self.fold]
+        train, val = ([both[i] for i in part] for part in split)
+        return train, val
+
+    def _load(self, folder: str) -> list[LandmarkSample]:
+        roi = self.experiment.roi
+        return load_samples(
+            self.data_root / folder,
+            self.experiment.data,
+            self.experiment.task,
+            spacing_mm=roi.spacing_mm,
+            margin=roi.margin,
+        )
+
+    @cached_property
+    def arguments(self) -> dict[str, Any]:
+        """What rebuilds the network, its normalisation included."""
+        mean, std = grey_statistics([sample.picture for sample in self.samples[0]])
+        return network_arguments(LANDMARKS[self.experiment.task], mean, std, self.experiment.model)
+
+    def build_model(self) -> LandmarkNet:
+        """Build the network, on transferred weights if there are any."""
+        net = build_network(self.arguments)
+        if self.transfer is not None:
+            weights, _ = load_snapshot(self.transfer)
+            body = {name: tensor for name, tensor in weights.items() if ".out_block." not in name}
+            unknown = net.load_state_dict(body, strict=False).unexpected_keys
+            if unknown:
+                raise ValueError(f"{self.transfer}: has {unknown[0]}, which the network to train has not")
+        return net
+
+    def train_dataset(self) -> Dataset[Any]:
+        """Build the augmented training set."""
+        transform = training_transform(self.experiment.augment, self.experiment.roi.size)
+        return LandmarkDataset(self.samples[0], transform)
+
+    def val_dataset(self) -> Dataset[Any]:
+        """Build the validation set."""
+        return LandmarkDataset(self.samples[1], validation_transform(self.experiment.roi.size))
+
+    def train_sampler(self, dataset: Dataset[Any], generator: torch.Generator) -> None:
+        """Leave the order to the engine: every sample once an epoch."""
+
+    def training_loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """Wing loss of the points inside the picture, mixed up if asked."""
+        settings = self.experiment.loss
+
+        def loss(pictures: Tensor, order: Tensor | None) -> Tensor:
+            points, visible = batch["points"], batch["visible"]
+            if order is not None:
+                points, visible = points[order], visible[order]
+            error = wing(model(pictures).points, points, width=settings.width, curvature=settings.curvature)
+            return visible_mean(error, visible)
+
+        mixup = self.experiment.mixup
+        if mixup is None:
+            return loss(batch["picture"], None)
+        return mixup_loss(batch["picture"], loss, alpha=mixup.alpha, variant=mixup.variant)
+
+    def predict(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Locate the points of a batch."""
+        located = model(batch["picture"])
+        return {"points": located.points, "truth": batch["points"], "spread": located.spread}
+
+    def metrics(self, outputs: Mapping[str, NDArray]) -> dict[str, float]:
+        """Summarise the errors over the validation set, in mm."""
+        spacing = self.experiment.roi.spacing_mm
+        errors = radial_errors(outputs["points"], outputs["truth"], spacing)
+        return {**error_summary(errors), "spread_mm": float(outputs["spread"].mean() * spacing)}
+
+    def describe(self) -> dict[str, Any]:
+        """Say what rebuilds and uses the network: task, experiment, network arguments with normalisation, ROI."""
+        described = {
+            "task": self.experiment.task,
+            "experiment": self.experiment.model_dump(mode="json", exclude={"training"}),
+            "fold": self.fold,
+            "network": self.arguments,
+            "roi": self.experiment.roi.model_dump(mode="json"),
+            "subjects": dict(
+                zip(("train", "val"), (len({s.subject_id for s in part}) for part in self.samples), strict=True)
+            ),
+        }
+        if self.experiment.task == "hc":
+            shape = MeanShape.of(sample.points * self.experiment.roi.spacing_mm for sample in self.samples[0])
+            described["shape"] = {"points": shape.points.round(4).tolist(), "residual": round(shape.residual, 4)}
+        return described
+
+
+def grey_statistics(pictures: list[NDArray[np.uint8]]) -> tuple[float, float]:
+    """Mean and standard deviation of all pixels of 8-bit pictures, on the [0, 1] scale.
+
+    Parameters
+    ----------
+    pictures : list of ndarray, uint8
+        Pictures of any sizes.
+
+    Returns
+    -------
+    (float, float)
+        Mean and standard deviation, rounded to six digits.
+    """
+    counts = np.zeros(256)
+    for picture in pictures:
+        counts += np.bincount(picture.ravel(), minlength=256)
+    grey = np.arange(256) / 255
+    mean = (counts * grey).sum() / counts.sum()
+    variance = (counts * (grey - mean) ** 2).sum() / counts.sum()
+    return round(float(mean), 6), round(float(np.sqrt(variance)), 6)
+
+
+def train_landmarks(
+    experiment: LandmarkExperiment,
+    data_root: Path,
+    workdir: Path,
+    *,
+    name: str,
+    fold: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    board: Board | None = None,
+) -> FitResult:
+    """Train one fold of a landmark experiment into ``workdir/name/fold_{fold}``.
+
+    Parameters
+    ----------
+    experiment : LandmarkExperiment
+        What to train.
+    data_root, workdir : Path
+        Where the data are, and where all runs go.
+    name : str
+        Name of the experiment.
+    fold : int
+        Held-out fold.
+    resume, overwrite, board
+        As in `kneel.engine.fit.fit`.
+
+    Returns
+    -------
+    FitResult
+        Best epoch and snapshots.
+    """
+    transfer = None
+    if experiment.transfer is not None:
+        transfer = workdir / experiment.transfer / f"fold_{fold}" / "best.safetensors"
+        if not transfer.is_file():
+            raise FileNotFoundError(f"{transfer}: train {experiment.transfer} first, {name} starts from it")
+    task = LandmarkTask(experiment, data_root, fold=fold, transfer=transfer)
+    return fit(
+        task,
+        experiment.training,
+        workdir / name,
+        name=f"fold_{fold}",
+        resume=resume,
+        overwrite=overwrite,
+        board=board,
+    )
