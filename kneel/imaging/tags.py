@@ -1,0 +1,147 @@
+"""What a DICOM header says about a film: millimetres, side, view, identity. Garbage in a tag counts as absence."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+from pydicom.sr import codes
+
+from kneel.imaging.header import Header
+from kneel.imaging.radiograph import Laterality, SpacingKind
+
+Spacing = tuple[float, float]
+
+_PLAUSIBLE_MM = (0.005, 10.0)
+"""Finest and coarsest believable spacing of a plain film. Others are micrometres, metres or rubbish."""
+_SAME = 1e-3
+"""Relative difference up to which two spacings are the same number, differently rounded."""
+
+_SIDES: dict[tuple[str, str], Laterality] = {
+    ("SCT", "7771000"): "L",
+    ("SCT", "24028007"): "R",
+    ("SCT", "51440002"): "B",
+    ("SRT", "G-A101"): "L",
+    ("SRT", "G-A100"): "R",
+    ("SRT", "G-A102"): "B",
+}
+_VIEWS = {
+    (codes.SCT.AnteroPosterior.scheme_designator, codes.SCT.AnteroPosterior.value): "AP",
+    (codes.SCT.PosteroAnterior.scheme_designator, codes.SCT.PosteroAnterior.value): "PA",
+    ("SRT", "R-10206"): "AP",
+    ("SRT", "R-10214"): "PA",
+}
+
+
+def valid_spacing(values: tuple[float, ...] | None) -> Spacing | None:
+    """Return (row, column) millimetres if they are two believable lengths, otherwise None.
+
+    Examples
+    --------
+    >>> valid_spacing((0.143, 0.143))
+    (0.143, 0.143)
+    >>> valid_spacing((0.143, 0.0)) is None
+    True
+    """
+    if values is None or len(values) != 2:
+        return None
+    low, high = _PLAUSIBLE_MM
+    return (values[0], values[1]) if all(math.isfinite(v) and low <= v <= high for v in values) else None
+
+
+def read_spacing(header: Header) -> tuple[Spacing | None, SpacingKind]:
+    """Find the distance between pixels, and whether it is in the patient or at the detector (PS3.3 10.7.1).
+
+    =============  ====================  ================  ======================================================
+    Pixel Spacing  detector's spacing    calibration type  answer
+    =============  ====================  ================  ======================================================
+    yes            any or none           yes               Pixel Spacing, calibrated
+    yes            another               no                Pixel Spacing, calibrated: so 10.7.1.1 tells them apart
+    yes            the same              no                the detector's / magnification, detector
+    yes            none                  no                Pixel Spacing, detector: "cannot be determined" (10.7.1.1)
+    no             yes                   any               the detector's / magnification, detector
+    no             none                  any               None, none
+    =============  ====================  ================  ======================================================
+
+    The detector's spacing is Imager Pixel Spacing or, for digitised film, Nominal Scanned Pixel Spacing.
+    Magnification is Estimated Radiographic Magnification Factor if it is a number from 1 to 2, else 1; a Pixel
+    Spacing of unknown origin is not divided, because it may have been already. A spacing that is not two lengths from
+    0.005 to 10 mm is as good as absent.
+
+    Returns
+    -------
+    spacing_mm : (float, float) or None
+        Row, then column.
+    spacing_kind : {"calibrated", "detector", "none"}
+    """
+    pixel = valid_spacing(header.numbers("PixelSpacing"))
+    detector = valid_spacing(header.numbers("ImagerPixelSpacing")) or valid_spacing(
+        header.numbers("NominalScannedPixelSpacing")
+    )
+    typed = (header.text("PixelSpacingCalibrationType") or "").upper() in ("GEOMETRY", "FIDUCIAL")
+    if pixel is not None:
+        same = detector is not None and all(
+            math.isclose(p, d, rel_tol=_SAME) for p, d in zip(pixel, detector, strict=True)
+        )
+        if typed or (detector is not None and not same):
+            return pixel, "calibrated"
+        if detector is None:
+            return pixel, "detector"
+    if detector is None:
+        return None, "none"
+    factor = _magnification(header)
+    return (detector[0] / factor, detector[1] / factor), "detector"
+
+
+def read_laterality(header: Header) -> Laterality | None:
+    """Find the side: Image Laterality, else Laterality of the series, else the one coded modifier of the region."""
+    for keyword in ("ImageLaterality", "Laterality"):
+        side = (header.text(keyword) or "").upper()
+        if side in ("L", "R", "B"):
+            return cast(Laterality, side)
+    found = {
+        _SIDES[code]
+        for region in _items(header, "AnatomicRegionSequence")
+        for modifier in _items(region, "AnatomicRegionModifierSequence")
+        if (code := _code(modifier)) in _SIDES
+    }
+    return found.pop() if len(found) == 1 else None
+
+
+def read_view(header: Header) -> str | None:
+    """Find the view: View Position, else View Code Sequence: AP, PA, or the meaning written with another code."""
+    position = header.text("ViewPosition")
+    if position is not None:
+        return position.upper()
+    for item in _items(header, "ViewCodeSequence"):
+        return _VIEWS.get(_code(item)) or item.text("CodeMeaning")
+    return None
+
+
+def columns_reversed(header: Header) -> bool:
+    """Say whether columns run towards the patient's right, by Patient Orientation (PS3.3 C.7.6.1.1.1).
+
+    Its first value is the direction of the rows, that is of increasing columns: ``L`` on a film seen from the front,
+    whose left edge is the patient's right. ``R`` is the reverse.
+    """
+    return (header.text("PatientOrientation") or "").upper().startswith("R")
+
+
+def _magnification(header: Header) -> float:
+    """Return how much larger the detector's image is than the knee."""
+    factor = header.numbers("EstimatedRadiographicMagnificationFactor")
+    return factor[0] if factor is not None and len(factor) == 1 and 1 <= factor[0] <= 2 else 1.0
+
+
+def _items(header: Header, keyword: str) -> list[Header]:
+    """Return the items of a sequence; empty when it is absent or unreadable."""
+    try:
+        return header.items(keyword)
+    except ValueError:
+        return []
+
+
+def _code(item: Header) -> tuple[str, str]:
+    """Return (scheme, value) of a coded entry; the older names of one scheme are joined."""
+    scheme = item.text("CodingSchemeDesignator") or ""
+    return ("SRT" if scheme in ("SNM3", "99SDM") else scheme), item.text("CodeValue") or ""
