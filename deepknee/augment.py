@@ -1,0 +1,183 @@
+"""From an 8-bit ROI to the patches that a network reads, with and without random changes.
+
+Randomness is torch's global generator, which the engine seeds for every epoch and worker.
+"""
+
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
+
+from deepknee.patches import PatchGeometry
+from kneel.engine.config import Settings
+from kneel.imaging.radiograph import normalize_percentiles
+
+Range = tuple[float, float]
+Contrast = Literal["film", "roi"]
+
+
+class Intensity(Settings):
+    """What is done to grey levels before the network.
+
+    Attributes
+    ----------
+    contrast
+        ``film``: nothing, the film was normalised as a whole. ``roi``: every ROI is stretched between its own
+        5th and 99th percentile first, for pictures whose exposure differs from one to the next.
+    mean, std
+        Of all pixels of the training patches, on the 0 .. 1 scale.
+    """
+
+    contrast: Contrast = "film"
+    mean: float
+    std: float = Field(gt=0)
+
+    def standardize(self, patches: Tensor) -> Tensor:
+        """Return ``(patches - mean) / std`` of grey levels in [0, 1]."""
+        return (patches - self.mean) / self.std
+
+
+def adjust_contrast(roi: NDArray[np.uint8], contrast: Contrast) -> NDArray[np.uint8]:
+    """Stretch one ROI, or leave it as it is.
+
+    Parameters
+    ----------
+    roi : ndarray, shape (S, S), uint8
+        Bright bone.
+    contrast : {"film", "roi"}
+        See `Intensity`.
+
+    Returns
+    -------
+    ndarray, shape (S, S), uint8
+    """
+    return roi if contrast == "film" else np.rint(255 * normalize_percentiles(roi)).astype(np.uint8)
+
+
+class Augmentation(Settings):
+    """How far training pictures are changed; every draw is uniform in its range.
+
+    Attributes
+    ----------
+    brightness, contrast
+        Factors, as of `torchvision.transforms.v2.ColorJitter`.
+    rotation_deg
+        Largest turn to either side, around the middle of the ROI.
+    gamma
+        Exponents of the grey levels in [0, 1].
+    jitter_px
+        Largest shift of the crop along either axis, in ROI pixels; at most the rim of the geometry.
+    """
+
+    brightness: Range = (0.7, 1.3)
+    contrast: Range = (0.7, 1.3)
+    rotation_deg: float = Field(15.0, ge=0, le=180)
+    gamma: Range = (0.5, 1.5)
+    jitter_px: int = Field(10, ge=0)
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Self:
+        for name in ("brightness", "contrast", "gamma"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name} = [{low}, {high}]: must be two rising numbers above 0")
+        return self
+
+
+class RandomGamma(v2.Transform):
+    """Raise grey levels in [0, 1] to a random power.
+
+    Parameters
+    ----------
+    gamma
+        Smallest and largest exponent.
+    """
+
+    def __init__(self, gamma: Range) -> None:
+        super().__init__()
+        self.gamma = gamma
+
+    def make_params(self, flat_inputs: list) -> dict[str, float]:
+        """Draw the exponent."""
+        return {"gamma": _uniform(*self.gamma)}
+
+    def transform(self, inpt: Tensor, params: dict[str, float]) -> Tensor:
+        """Apply it."""
+        return functional.adjust_gamma(inpt, params["gamma"])
+
+
+class TrainingPatches:
+    """Random patches of a ROI.
+
+    Parameters
+    ----------
+    geometry
+        Where patches lie.
+    augmentation
+        How far pictures are changed.
+
+    Raises
+    ------
+    ValueError
+        The jitter is wider than the rim around the crop.
+    """
+
+    def __init__(self, geometry: PatchGeometry, augmentation: Augmentation) -> None:
+        if augmentation.jitter_px > geometry.margin:
+            raise ValueError(
+                f"jitter_px = {augmentation.jitter_px}: must be at most {geometry.margin}, the rim that crop = "
+                f"{geometry.crop} leaves in roi_px = {geometry.roi_px}"
+            )
+        self.geometry, self.jitter = geometry, augmentation.jitter_px
+        self.change = v2.Compose(
+            [
+                v2.ToDtype(torch.float32, scale=True),
+                v2.ColorJitter(brightness=augmentation.brightness, contrast=augmentation.contrast),
+                v2.RandomRotation(augmentation.rotation_deg, v2.InterpolationMode.BILINEAR),
+                RandomGamma(augmentation.gamma),
+            ]
+        )
+
+    def __call__(self, roi: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw one pair of patches.
+
+        Parameters
+        ----------
+        roi : Tensor, shape (1, S, S), uint8
+            The ROI.
+
+        Returns
+        -------
+        lateral, medial : Tensor, shape (1, P, P), float32
+            In [0, 1], not standardised; medial mirrored.
+        """
+        right, down = torch.randint(-self.jitter, self.jitter + 1, (2,)).tolist()
+        return self.geometry.split_compartments(self.change(roi), (right, down))
+
+
+def plain_patches(geometry: PatchGeometry, rois: Tensor) -> tuple[Tensor, Tensor]:
+    """Cut patches without any change, for validation and reading.
+
+    Parameters
+    ----------
+    geometry : PatchGeometry
+        Where patches lie.
+    rois : Tensor, shape (..., S, S), uint8
+        ROIs.
+
+    Returns
+    -------
+    lateral, medial : Tensor, shape (..., P, P), float32
+        In [0, 1], not standardised; medial mirrored.
+    """
+    lateral, medial = geometry.split_compartments(rois)
+    return lateral.float() / 255, medial.float() / 255
+
+
+def _uniform(low: float, high: float) -> float:
+    return float(torch.empty(()).uniform_(low, high))

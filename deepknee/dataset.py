@@ -1,0 +1,171 @@
+"""Graded knees in memory, without a subject on both sides of a split."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from deepknee.augment import Contrast
+from deepknee.patches import PatchGeometry
+from deepknee.sources import DatasetError, GradedKnee, Source, graded_files, read_film, read_graded, refuse
+from kneel.engine.folds import check_leakage, grouped_folds
+from kneel.imaging.cohort import read_cohort
+from kneel.imaging.radiograph import RadiographError
+
+
+@dataclass(frozen=True, eq=False)
+class GradedKnees:
+    """N knees in one block of memory.
+
+    Attributes
+    ----------
+    rois : ndarray, shape (N, S, S), uint8
+        Lateral at small x, bright bone.
+    grades : ndarray, shape (N,), int64
+        KL grades.
+    subjects, names : tuple of str
+        Subject of each knee, and where it comes from.
+    """
+
+    rois: NDArray[np.uint8]
+    grades: NDArray[np.int64]
+    subjects: tuple[str, ...]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Return the number of knees."""
+        return len(self.grades)
+
+    def subset(self, indices: NDArray[np.int64]) -> "GradedKnees":
+        """Return some of the knees."""
+        subjects, names = (tuple(words[i] for i in indices) for words in (self.subjects, self.names))
+        return GradedKnees(self.rois[indices], self.grades[indices], subjects, names)
+
+
+class PatchDataset(Dataset[tuple[Tensor, Tensor, int]]):
+    """Pairs of patches with their grade.
+
+    Parameters
+    ----------
+    knees
+        What to show.
+    cut
+        From a ROI (1, S, S) uint8 to its lateral and medial patch.
+    """
+
+    def __init__(self, knees: GradedKnees, cut: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+        self.knees, self.cut = knees, cut
+
+    def __len__(self) -> int:
+        """Return the number of knees."""
+        return len(self.knees)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
+        """Return the lateral and the medial patch, (1, P, P) each, and the grade."""
+        lateral, medial = self.cut(torch.from_numpy(self.knees.rois[index])[None])
+        return lateral, medial, int(self.knees.grades[index])
+
+
+def load_split(
+    root: Path,
+    source: Source,
+    geometry: PatchGeometry,
+    contrast: Contrast,
+    *,
+    folds: int,
+    fold: int,
+    seed: int,
+) -> tuple[GradedKnees, GradedKnees]:
+    """Read the training and the validation knees, and make sure that they share no subject.
+
+    Parameters
+    ----------
+    root : Path
+        Folder that the source's paths start from.
+    source : PhantomSource or GradedFolderSource
+        What lies there.
+    geometry : PatchGeometry
+        Size of the ROIs.
+    contrast : {"film", "roi"}
+        See `deepknee.augment.Intensity`.
+    folds, fold, seed : int
+        Which fold of how many is held out, where the source has no validation set.
+
+    Returns
+    -------
+    train, val : GradedKnees
+
+    Raises
+    ------
+    DatasetError
+        Pictures cannot be used; all are named.
+    LeakageError
+        A subject is on both sides.
+    """
+    if source.val is not None:
+        train, val = (load_knees(root / part, source, geometry, contrast) for part in (source.train, source.val))
+        check_leakage(train.subjects, val.subjects)
+        return train, val
+    both = load_knees(root / source.train, source, geometry, contrast)
+    first, second = grouped_folds(both.subjects, both.grades.tolist(), folds, seed)[fold]
+    return both.subset(first), both.subset(second)
+
+
+def load_knees(folder: Path, source: Source, geometry: PatchGeometry, contrast: Contrast) -> GradedKnees:
+    """Read all knees of a folder, in parallel, with a progress bar.
+
+    Parameters
+    ----------
+    folder : Path
+        A cohort, or a folder of the folders 0 to 4.
+    source, geometry, contrast
+        As for `load_split`.
+
+    Returns
+    -------
+    GradedKnees
+        In the order of the annotations, or of grades and file names.
+
+    Raises
+    ------
+    DatasetError
+        Pictures cannot be used, or there is none.
+    """
+    items: Sequence[Any]
+    read: Callable[[Any], list[GradedKnee]]
+    if source.source == "phantom":
+        items, read = read_cohort(folder), lambda film: read_film(film, geometry, contrast)
+    else:
+        items, read = graded_files(folder), lambda path: [read_graded(path, geometry, contrast)]
+    knees = _in_parallel(read, items, str(folder))
+    if not knees:
+        raise DatasetError(f"{folder}: no knees in it")
+    rois = np.empty((len(knees), geometry.roi_px, geometry.roi_px), np.uint8)
+    for number, knee in enumerate(knees):
+        rois[number] = knee.roi
+    grades = np.array([knee.grade for knee in knees], np.int64)
+    return GradedKnees(rois, grades, tuple(knee.subject for knee in knees), tuple(knee.name for knee in knees))
+
+
+def _in_parallel(read: Callable[[Any], list[GradedKnee]], items: Sequence[Any], title: str) -> list[GradedKnee]:
+    """Read every item on a few threads (decoders and OpenCV leave Python's lock); gather the failures into one."""
+
+    def attempt(item: Any) -> list[GradedKnee] | DatasetError | RadiographError:
+        try:
+            return read(item)
+        except (DatasetError, RadiographError) as error:
+            return error
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+        results = list(tqdm(threads.map(attempt, items), title, len(items), leave=False, disable=None))
+    refuse([str(result) for result in results if isinstance(result, Exception)])
+    return [knee for result in results if isinstance(result, list) for knee in result]

@@ -1,0 +1,203 @@
+"""Where graded knees come from: annotated films, or a folder of graded pictures."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from deepknee.augment import Contrast, adjust_contrast
+from deepknee.model import GRADES
+from deepknee.patches import PatchGeometry
+from kneel.engine.config import Settings
+from kneel.imaging.cohort import CohortFilm
+from kneel.imaging.dicom import read_radiograph
+from kneel.imaging.radiograph import RadiographError, normalize_percentiles
+from kneel.imaging.schema import CENTER
+
+_NAME = re.compile(r"(?P<subject>.+)(?P<side>[LR])\.png")
+
+
+class DatasetError(ValueError):
+    """Pictures that cannot be used; names every one of them and why."""
+
+
+class PhantomSource(Settings):
+    """Whole films with annotations: a phantom cohort, or any folder of that layout (see `kneel.imaging.cohort`).
+
+    Attributes
+    ----------
+    source : "phantom"
+        Chooses this source.
+    train : str
+        Cohort folder below the data root.
+    val : str or None
+        Validation cohort; None holds out a fold of `train`.
+    """
+
+    source: Literal["phantom"]
+    train: str = "train"
+    val: str | None = "val"
+
+
+class GradedFolderSource(Settings):
+    """Pictures of single knees, one folder a grade: ``{train,val}/{0..4}/{subject}{L|R}.png``.
+
+    The layout of the public set of Chen 2018 (Mendeley Data 10.17632/56rmx5bjcr): left knees as on the film, some
+    crops with dark bone. Left knees are mirrored and dark bone is inverted on reading; pictures of other than
+    `PatchGeometry.roi_px` pixels are resized.
+
+    Attributes
+    ----------
+    source : "graded_folder"
+        Chooses this source.
+    train, val : str
+        Folders below the data root.
+    """
+
+    source: Literal["graded_folder"]
+    train: str = "train"
+    val: str = "val"
+
+
+Source = Annotated[PhantomSource | GradedFolderSource, Field(discriminator="source")]
+
+
+@dataclass(frozen=True)
+class GradedKnee:
+    """One knee before it joins the others.
+
+    Attributes
+    ----------
+    roi : ndarray, shape (S, S), uint8
+        Lateral at small x, bright bone.
+    grade : int
+        KL grade.
+    subject : str
+        Subject.
+    name : str
+        Where it comes from.
+    """
+
+    roi: NDArray[np.uint8]
+    grade: int
+    subject: str
+    name: str
+
+
+def graded_files(folder: Path) -> list[Path]:
+    """List the pictures of a graded folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds the folders 0 to 4; hidden files are passed over.
+
+    Returns
+    -------
+    list of Path
+        By grade, then by name.
+
+    Raises
+    ------
+    DatasetError
+        A grade's folder is missing, or a file's name is not ``{subject}{L|R}.png``.
+    """
+    missing = [str(grade) for grade in range(GRADES) if not (folder / str(grade)).is_dir()]
+    if missing:
+        raise DatasetError(f"{folder}: no folder {', '.join(missing)}; needs one a grade, 0 to {GRADES - 1}")
+    paths = [path for grade in range(GRADES) for path in sorted((folder / str(grade)).iterdir())]
+    paths = [path for path in paths if not path.name.startswith(".")]
+    refuse([f"{path}: must be named SUBJECT + L or R + .png" for path in paths if not _NAME.fullmatch(path.name)])
+    return paths
+
+
+def read_graded(path: Path, geometry: PatchGeometry, contrast: Contrast) -> GradedKnee:
+    """Read one picture of a graded folder.
+
+    Parameters
+    ----------
+    path : Path
+        ``{grade}/{subject}{L|R}.png``.
+    geometry, contrast
+        As for `read_film`.
+
+    Raises
+    ------
+    DatasetError
+        Not a square picture.
+    """
+    match = _NAME.fullmatch(path.name)
+    picture = cv2.imread(os.fspath(path), cv2.IMREAD_GRAYSCALE)
+    if match is None or picture is None:
+        raise DatasetError(f"{path}: not a picture that can be read")
+    if picture.shape[0] != picture.shape[1]:
+        raise DatasetError(f"{path}: {picture.shape[1]} x {picture.shape[0]} pixels, must be square")
+    size = geometry.roi_px
+    if len(picture) != size:
+        shrink = len(picture) > size
+        picture = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
+    roi = picture if match["side"] == "R" else picture[:, ::-1]
+    roi = np.ascontiguousarray(255 - roi if has_dark_bone(roi) else roi)
+    return GradedKnee(adjust_contrast(roi, contrast), int(path.parent.name), match["subject"], str(path))
+
+
+def has_dark_bone(roi: NDArray[np.uint8]) -> bool:
+    """Say whether a crop around a knee is contrast-inverted.
+
+    Bone fills the middle columns of such a crop, skin and air its left and right borders; so the middle half must be
+    the brighter one. On the 6,604 training and validation crops of Chen 2018 the rule names 84. All 84 are inverted
+    and none is missed (529 have been marked by hand, 5 of them as inverted; the 84 and the 28 nearest to the limit
+    were looked at). Between the two groups lies a gap of 2.4 standard deviations of a crop's grey levels.
+
+    Parameters
+    ----------
+    roi : ndarray, shape (S, S), uint8
+        Joint in the middle, shaft upright.
+    """
+    size = roi.shape[1]
+    border = max(1, size // 18)
+    middle = roi[:, size // 4 : size - size // 4].mean()
+    return bool(middle < (roi[:, :border].mean() + roi[:, -border:].mean()) / 2)
+
+
+def read_film(film: CohortFilm, geometry: PatchGeometry, contrast: Contrast) -> list[GradedKnee]:
+    """Cut the annotated knees out of one film.
+
+    Parameters
+    ----------
+    film : CohortFilm
+        A film with one or two annotated knees.
+    geometry : PatchGeometry
+        Size of the ROIs, and where the joint lies in them.
+    contrast : {"film", "roi"}
+        See `deepknee.augment.Intensity`.
+
+    Raises
+    ------
+    RadiographError
+        The film cannot be read or has no spacing.
+    """
+    radiograph = read_radiograph(film.path)
+    spacing = radiograph.spacing_mm
+    if spacing is None:
+        raise RadiographError(f"{film.path}: no spacing, so annotations in mm cannot be placed on it")
+    picture = np.rint(255 * normalize_percentiles(radiograph.pixels, padding=radiograph.padding)).astype(np.uint8)
+    knees = []
+    for knee in film.knees:
+        roi = geometry.frame(knee.film_points(spacing)[CENTER], spacing, knee.side).crop(picture)
+        name = f"{film.path}, knee {knee.side}"
+        knees.append(GradedKnee(adjust_contrast(roi, contrast), knee.kl, knee.subject_id, name))
+    return knees
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Raise a `DatasetError` that lists all problems, if there is any."""
+    if problems:
+        raise DatasetError(f"{len(problems)} pictures cannot be used:\n" + "\n".join(problems))

@@ -1,0 +1,237 @@
+"""Training of the grading network."""
+
+from collections.abc import Mapping
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import Dataset, WeightedRandomSampler
+
+from deepknee.augment import Augmentation, Contrast, Intensity, TrainingPatches, plain_patches
+from deepknee.dataset import GradedKnees, PatchDataset, load_split
+from deepknee.ensemble import TASK, GraderSettings, ModelSettings, build_net
+from deepknee.metrics import grading_metrics
+from deepknee.model import KneeNet
+from deepknee.patches import PatchGeometry
+from deepknee.sources import Source
+from kneel.engine.board import Board
+from kneel.engine.config import Settings, TrainingConfig
+from kneel.engine.fit import FitResult, fit
+
+
+class Sampling(Settings):
+    """Which knees make an epoch.
+
+    Attributes
+    ----------
+    balanced
+        Draw with replacement, every grade as often; otherwise every knee once, in random order.
+    samples
+        Number of draws of an epoch, where it is balanced; None draws as often as there are knees.
+    """
+
+    balanced: bool = True
+    samples: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _no_idle_options(self) -> Self:
+        if self.samples is not None and not self.balanced:
+            raise ValueError(f"samples = {self.samples} acts only with balanced = true")
+        return self
+
+
+class GradingExperiment(Settings):
+    """A grading experiment: what its YAML file may say.
+
+    Attributes
+    ----------
+    task
+        Always ``kl``.
+    data
+        Where the knees come from.
+    folds
+        Number of folds, where the data have no validation set.
+    contrast
+        What happens to grey levels; see `deepknee.augment.Intensity`.
+    geometry, model, augmentation, sampling, training
+        Each with its own attributes.
+    """
+
+    task: Literal["kl"]
+    data: Source
+    folds: int = Field(5, ge=2)
+    contrast: Contrast = "film"
+    geometry: PatchGeometry = PatchGeometry()
+    model: ModelSettings = ModelSettings()
+    augmentation: Augmentation = Augmentation()
+    sampling: Sampling = Sampling()
+    training: TrainingConfig
+
+
+class GradingTask:
+    """The engine's view of a grading experiment (`kneel.engine.task.Task`).
+
+    Parameters
+    ----------
+    experiment : GradingExperiment
+        What to train.
+    data_root : Path
+        Folder that the experiment's data paths start from.
+    fold : int
+        Held-out fold, where the data have no validation set of their own; 0 where they have one.
+    """
+
+    def __init__(self, experiment: GradingExperiment, data_root: Path, *, fold: int = 0) -> None:
+        folds = experiment.folds if experiment.data.val is None else 1
+        if not 0 <= fold < folds:
+            raise ValueError(f"fold = {fold}: must be 0 to {folds - 1}")
+        self.experiment, self.data_root, self.fold = experiment, data_root, fold
+
+    @cached_property
+    def knees(self) -> tuple[GradedKnees, GradedKnees]:
+        """Training and validation knees, no subject in both."""
+        experiment = self.experiment
+        return load_split(
+            self.data_root,
+            experiment.data,
+            experiment.geometry,
+            experiment.contrast,
+            folds=experiment.folds,
+            fold=self.fold,
+            seed=experiment.training.seed,
+        )
+
+    @cached_property
+    def settings(self) -> GraderSettings:
+        """What the snapshot needs besides the weights; the intensity is measured on the training knees."""
+        experiment = self.experiment
+        mean, std = patch_statistics(self.knees[0].rois, experiment.geometry)
+        intensity = Intensity(contrast=experiment.contrast, mean=mean, std=std)
+        return GraderSettings(model=experiment.model, geometry=experiment.geometry, intensity=intensity)
+
+    def build_model(self) -> KneeNet:
+        """Build the network."""
+        return build_net(self.experiment.model)
+
+    def train_dataset(self) -> Dataset[Any]:
+        """Build the augmented training set."""
+        return PatchDataset(self.knees[0], TrainingPatches(self.experiment.geometry, self.experiment.augmentation))
+
+    def val_dataset(self) -> Dataset[Any]:
+        """Build the validation set."""
+        return PatchDataset(self.knees[1], partial(plain_patches, self.experiment.geometry))
+
+    def train_sampler(self, dataset: Dataset[Any], generator: torch.Generator) -> WeightedRandomSampler | None:
+        """Draw the epoch's knees, every grade as often; None leaves the order to the engine."""
+        sampling = self.experiment.sampling
+        if not sampling.balanced:
+            return None
+        grades = self.knees[0].grades
+        weights = 1 / np.bincount(grades)[grades]
+        return WeightedRandomSampler(weights.tolist(), sampling.samples or len(grades), generator=generator)
+
+    def training_loss(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Cross-entropy."""
+        return functional.cross_entropy(self._logits(model, batch), batch[2])
+
+    def predict(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
+        """Grade a batch."""
+        return {"probabilities": self._logits(model, batch).softmax(1), "grades": batch[2]}
+
+    def metrics(self, outputs: Mapping[str, NDArray]) -> dict[str, float]:
+        """Judge the validation set."""
+        return grading_metrics(outputs["probabilities"], outputs["grades"])
+
+    def describe(self) -> dict[str, Any]:
+        """Say what rebuilds and uses the network, and what it was trained on."""
+        parts = zip(("train", "val"), self.knees, strict=True)
+        return {
+            "task": TASK,
+            "experiment": self.experiment.model_dump(mode="json", exclude={"training"}),
+            "fold": self.fold,
+            **self.settings.model_dump(mode="json"),
+            "knees": {part: np.bincount(knees.grades, minlength=5).tolist() for part, knees in parts},
+        }
+
+    def _logits(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        lateral, medial = (self.settings.intensity.standardize(patches) for patches in batch[:2])
+        return model(lateral, medial).float()
+
+
+def patch_statistics(rois: NDArray[np.uint8], geometry: PatchGeometry) -> tuple[float, float]:
+    """Mean and standard deviation of all pixels of both patches, on the [0, 1] scale.
+
+    Parameters
+    ----------
+    rois : ndarray, shape (N, S, S), uint8
+        ROIs.
+    geometry : PatchGeometry
+        Where the patches lie.
+
+    Returns
+    -------
+    (float, float)
+        Mean and standard deviation, rounded to six digits.
+    """
+    counts = np.zeros(256)
+    for roi in rois:
+        for patch in geometry.split_compartments(roi):
+            counts += np.bincount(patch.ravel(), minlength=256)
+    grey = np.arange(256) / 255
+    mean = np.average(grey, weights=counts)
+    variance = np.average((grey - mean) ** 2, weights=counts)
+    return round(float(mean), 6), round(float(np.sqrt(variance)), 6)
+
+
+def train_grader(
+    experiment: GradingExperiment,
+    data_root: Path,
+    workdir: Path,
+    *,
+    name: str,
+    fold: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    board: Board | None = None,
+) -> FitResult:
+    """Train one fold of a grading experiment into ``workdir/name/fold_{fold}``.
+
+    Parameters
+    ----------
+    experiment : GradingExperiment
+        What to train.
+    data_root, workdir : Path
+        Where the data are, and where all runs go.
+    name : str
+        Name of the experiment.
+    fold : int
+        Held-out fold; 0 where the data have a validation set of their own.
+    resume, overwrite, board
+        As in `kneel.engine.fit.fit`.
+
+    Returns
+    -------
+    FitResult
+        Best epoch and snapshots.
+
+    Raises
+    ------
+    DatasetError, LeakageError
+        The data cannot be used.
+    """
+    task = GradingTask(experiment, data_root, fold=fold)
+    return fit(
+        task,
+        experiment.training,
+        workdir / name,
+        name=f"fold_{fold}",
+        resume=resume,
+        overwrite=overwrite,
+        board=board,
+    )

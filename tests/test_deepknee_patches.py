@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from deepknee.patches import PatchGeometry
+
+SMALL = PatchGeometry(roi_mm=12.0, roi_px=12, crop=10, patch=4, top=3)
+
+
+def test_2018_windows_by_hand() -> None:
+    """Rows 100..228, columns 0..128 and (mirrored) 172..300 of the middle 300 of 350 pixels."""
+    roi = np.random.default_rng(0).integers(0, 256, (2, 350, 350), np.uint8)
+    crop = roi[:, 25:325, 25:325]
+    lateral, medial = PatchGeometry().split_compartments(roi)
+    np.testing.assert_array_equal(lateral, crop[:, 100:228, :128])
+    np.testing.assert_array_equal(medial, crop[:, 100:228, 172:][:, :, ::-1])
+
+
+@pytest.mark.parametrize("geometry", [SMALL, PatchGeometry(), PatchGeometry(roi_px=9, crop=9, patch=4, top=0)])
+def test_split_and_merge_are_inverses(geometry: PatchGeometry) -> None:
+    rng = np.random.default_rng(1)
+    patches = rng.random((2, 3, geometry.patch, geometry.patch))
+    roi = geometry.merge_compartments(*patches)
+    for found, expected in zip(geometry.split_compartments(roi), patches, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert np.count_nonzero(roi) == np.count_nonzero(patches)
+
+
+def test_merge_of_split_keeps_the_windows() -> None:
+    roi = np.arange(1.0, 145.0).reshape(12, 12)
+    back = SMALL.merge_compartments(*SMALL.split_compartments(roi))
+    inside = np.zeros((12, 12), bool)
+    inside[4:8, 1:5] = inside[4:8, 7:11] = True
+    np.testing.assert_array_equal(back, np.where(inside, roi, 0))
+
+
+def test_tensors_and_arrays_agree() -> None:
+    roi = np.random.default_rng(2).random((2, 12, 12))
+    for a, b in zip(
+        SMALL.split_compartments(roi, (1, -1)),
+        SMALL.split_compartments(torch.from_numpy(roi), (1, -1)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b.numpy())
+    patches = np.random.default_rng(3).random((2, 5, 4, 4))
+    merged = SMALL.merge_compartments(*torch.from_numpy(patches))
+    np.testing.assert_array_equal(SMALL.merge_compartments(*patches), merged.numpy())
+
+
+@pytest.mark.parametrize("shift", [(1, 0), (0, 1), (-1, -1)])
+def test_shift_moves_the_crop(shift: tuple[int, int]) -> None:
+    roi = np.random.default_rng(4).random((12, 12))
+    right, down = shift
+    lateral, medial = SMALL.split_compartments(roi, shift)
+    np.testing.assert_array_equal(lateral, roi[4 + down : 8 + down, 1 + right : 5 + right])
+    np.testing.assert_array_equal(medial, roi[4 + down : 8 + down, 7 + right : 11 + right][:, ::-1])
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match="shift is \\(2, 0\\): must lie within 1"):
+        SMALL.split_compartments(np.zeros((12, 12)), (2, 0))
+    with pytest.raises(ValueError, match="must end in 12 x 12"):
+        SMALL.split_compartments(np.zeros((12, 11)))
+    with pytest.raises(ValueError, match="must end in 4 x 4"):
+        SMALL.merge_compartments(np.zeros((4, 4)), np.zeros((4, 5)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"crop": 301}, "even rim"),
+        ({"crop": 352}, "at most roi_px"),
+        ({"patch": 151}, "side by side"),
+        ({"top": 173}, "at most crop"),
+        ({"roi_mm": 0.0}, "greater than 0"),
+        ({"patches": 2}, "not permitted"),
+    ],
+)
+def test_impossible_geometry_is_refused(settings: dict, words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        PatchGeometry(**settings)
+
+
+@pytest.mark.parametrize("side", ["L", "R"])
+def test_the_joint_lands_where_the_geometry_says(side: str) -> None:
+    geometry = PatchGeometry(roi_mm=100.0, roi_px=200, crop=200, patch=100, top=0, joint_mm=(3.0, 5.0))
+    frame = geometry.frame((700.0, 900.0), (0.2, 0.1), side)  # type: ignore[arg-type]
+    assert frame.size == (200, 200)
+    assert frame.mirrored == (side == "L")
+    # the middle of 200 pixels is 99.5; 3 mm towards medial and 5 mm down are 6 and 10 pixels of 0.5 mm
+    np.testing.assert_allclose(frame.to_roi([700.0, 900.0]), [105.5, 109.5])
+
+
+def test_lateral_of_either_side_is_at_small_x() -> None:
+    """On a film the right knee is at the left: lateral at small x; the left knee is the mirror image."""
+    film = np.zeros((400, 400), np.uint8)
+    film[200, 150], film[200, 250] = 255, 100  # 50 pixels to either side of the joint
+    for side, lateral_value in (("R", 255), ("L", 100)):
+        frame = PatchGeometry(roi_mm=150.0, roi_px=150, crop=150, patch=75, top=0).frame((200, 200), (1, 1), side)  # type: ignore[arg-type]
+        roi = frame.crop(film).astype(int)
+        assert roi[:, :75].sum() == pytest.approx(lateral_value, abs=2)
