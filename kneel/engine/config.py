@@ -138,8 +138,8 @@ class _Yaml(yaml.SafeLoader):
 # YAML 1.1, PyYAML's default, reads `off` as False and 1e-3 as a word: both would bite in an experiment.
 _Yaml.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in (
-    ("null", r"~|null|", ["~", "n", ""]),
-    ("bool", r"true|false", list("tf")),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
     ("float", r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?", list("-+.0123456789")),
     ("float", r"[-+]?\.inf|\.nan", list("-+.")),

@@ -150,7 +150,7 @@ class _Trainer:
             record.restore(self.module, self.optimizer.optimizer, self.accelerator.scaler)
         self.accelerator.wait_for_everyone()  # nobody writes before everybody has read
         if self.is_main and found:
-            record.save_best(self.module)  # the kill may have come between the last snapshot and the best
+            record.repair()
         elif self.is_main:
             record.start()
 

@@ -68,8 +68,8 @@ class Record:
     """
     Rows of the epochs that are over, and their snapshots.
 
-    ``last.safetensors`` is the authority: rows, weights, optimizer. ``best.safetensors`` is written after it and
-    again when a resume finds that it may be missing, so a kill between the two does no harm.
+    ``last.safetensors`` is the authority: rows, weights, optimizer. All else is written after it, and again from it
+    when a run is resumed, so a kill between two files does no harm.
 
     Parameters
     ----------
@@ -92,7 +92,10 @@ class Record:
         if taken:
             raise ValueError(f"describe: the key(s) {', '.join(taken)} are the engine's own")
         # By way of JSON, so that what is compared on resuming looks as it does when read back.
-        self._meta: dict[str, Any] = json.loads(json.dumps({**described, **ours}, allow_nan=False))
+        try:
+            self._meta: dict[str, Any] = json.loads(json.dumps({**described, **ours}, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"describe: must be JSON: {error}") from error
 
     @property
     def best(self) -> Row:
@@ -124,23 +127,12 @@ class Record:
         extra = {"history": rows, "processes": self._processes, "optimizer": settings}
         extra["scaler"] = scaler.state_dict() if scaler else None
         save_snapshot(self.path_last, module.state_dict(), self._meta_now(), training_state=(tensors, extra))
-        self.save_best(module)
-
-    def save_best(self, module: nn.Module) -> None:
-        """
-        Write the best snapshot when the last epoch is the best.
-
-        Parameters
-        ----------
-        module
-            The module as it is after that epoch.
-        """
         if self.best is self.history[-1]:
             save_snapshot(self.path_best, module.state_dict(), self._meta_now())
 
     def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any) -> None:
         """
-        Take up the stored run.
+        Take up the stored run; nothing is written.
 
         Parameters
         ----------
@@ -162,6 +154,13 @@ class Record:
         self.history = [{key: math.nan if v is None else v for key, v in row.items()} for row in extra["history"]]
         if self.best is not self.history[-1] and not self.path_best.exists():
             raise ResumeError(f"{self.path_best} is gone: epoch {self.best['epoch']} was the best; start over")
+
+    def repair(self) -> None:
+        """Write what the stored epoch wrote, the same bytes: a kill may have come between its files."""
+        weights, meta = load_snapshot(self.path_last)
+        save_snapshot(self.path_last, weights, meta, training_state=load_training_state(self.path_last))
+        if self.best is self.history[-1]:
+            save_snapshot(self.path_best, weights, meta)
 
     def _check_same(self, stored: Mapping[str, Any], done: int) -> None:
         asked = {**self._meta, "processes": self._processes}

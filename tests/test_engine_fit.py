@@ -1,0 +1,467 @@
+import csv
+import json
+import math
+import os
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset, TensorDataset, WeightedRandomSampler
+
+from kneel.engine import record
+from kneel.engine.config import TrainingConfig
+from kneel.engine.fit import FitResult, TrainingDiverged, fit
+from kneel.engine.loading import train_batches, val_batches
+from kneel.engine.optim import learning_rate
+from kneel.engine.record import ResumeError, RunExists
+from kneel.engine.snapshot import load_snapshot, load_training_state
+
+SLOPE = torch.tensor([[2.0], [-1.0], [0.5]])
+FILES = ("best.json", "best.safetensors", "last.json", "last.safetensors", "metrics.csv")
+
+
+@pytest.fixture(autouse=True)
+def _steady_code(monkeypatch):
+    """Somebody may commit while two runs are compared byte by byte."""
+    monkeypatch.setattr(record, "code_version", lambda: {"commit": "0" * 40})
+
+
+class Augmented(Dataset):
+    """Points of the plane y = x . SLOPE + 1; the augmentation draws from torch's global generator."""
+
+    def __init__(self, length):
+        self.x = torch.randn(length, 3, generator=torch.Generator().manual_seed(1))
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        x = self.x[index] + 0.1 * torch.randn(3)
+        return {"x": x, "y": x @ SLOPE + 1.0, "index": index, "drawn": x}
+
+
+class Regression:
+    """Learns the plane with augmentation and dropout; judged on 13 points. `hook` is called before every loss."""
+
+    def __init__(self, length=22, dropout=0.1, hook=None):
+        self.length, self.dropout, self.hook = length, dropout, hook or (lambda step: None)
+        self.step = 0
+        self.seen, self.drawn = [], []
+
+    def build_model(self):
+        return nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(self.dropout), nn.Linear(8, 1))
+
+    def train_dataset(self):
+        return Augmented(self.length)
+
+    def val_dataset(self):
+        x = torch.randn(13, 3, generator=torch.Generator().manual_seed(2))
+        return TensorDataset(x, x @ SLOPE + 1.0)
+
+    def train_sampler(self, dataset, generator):
+        return None
+
+    def training_loss(self, model, batch):
+        self.step += 1
+        self.seen.append(batch["index"].tolist())
+        self.drawn.append(batch["drawn"])
+        factor = self.hook(self.step)
+        return nn.functional.mse_loss(model(batch["x"]), batch["y"]) * (1.0 if factor is None else factor)
+
+    def predict(self, model, batch):
+        return {"error": (model(batch[0]) - batch[1]).squeeze(1), "x": batch[0]}
+
+    def metrics(self, outputs):
+        assert np.array_equal(outputs["x"], self.val_dataset().tensors[0].numpy())
+        error = float(np.mean(outputs["error"] ** 2))
+        return {"loss": error, "worst": float(np.abs(outputs["error"]).max()), "auc": math.inf}
+
+    def describe(self):
+        return {"task": "regression", "model": {"hidden": 8}, "normalization": {"mean": (0.0,)}}
+
+
+class Blobs(Regression):
+    """Two classes, 2 to 30; the sampler balances them."""
+
+    def build_model(self):
+        return nn.Sequential(nn.Linear(2, 2))
+
+    def train_dataset(self):
+        self.labels = torch.tensor([1] * 2 + [0] * 30)
+        noise = torch.randn(32, 2, generator=torch.Generator().manual_seed(3))
+        return TensorDataset(noise + 6.0 * self.labels[:, None], self.labels)
+
+    def val_dataset(self):
+        return TensorDataset(torch.tensor([[0.0, 0.0], [6.0, 6.0], [-1.0, 1.0]]), torch.tensor([0, 1, 0]))
+
+    def train_sampler(self, dataset, generator):
+        share = torch.bincount(self.labels).double().reciprocal()[self.labels]
+        return WeightedRandomSampler(share, len(dataset), generator=generator)
+
+    def training_loss(self, model, batch):
+        self.seen.append(batch[1].tolist())
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    def predict(self, model, batch):
+        return {"right": model(batch[0]).argmax(1) == batch[1]}
+
+    def metrics(self, outputs):
+        return {"accuracy": float(outputs["right"].mean())}
+
+
+def settings(**changes):
+    base = {"epochs": 4, "batch_size": 4, "monitor": "loss", "mode": "min", "learning_rate": 0.02}
+    return TrainingConfig(**base | changes)
+
+
+def run(path, name="run", task=None, *, resume=False, overwrite=False, board=None, **changes) -> FitResult:
+    config = settings(**changes)
+    return fit(task or Regression(), config, path, name=name, resume=resume, overwrite=overwrite, board=board, cpu=True)
+
+
+def flat(batches):
+    return [number for batch in batches for number in batch]
+
+
+def contents(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_it_learns_the_known_solution(tmp_path):
+    task = Regression(length=64, dropout=0.0)
+    task.build_model = lambda: nn.Sequential(nn.Linear(3, 1))
+    result = run(tmp_path, task=task, optimizer="sgd", epochs=40, learning_rate=0.2, milestones=(30,), batch_size=8)
+    state, meta = load_snapshot(result.path_best)
+    assert torch.allclose(state["0.weight"], SLOPE.T, atol=1e-3)
+    assert torch.allclose(state["0.bias"], torch.ones(1), atol=1e-3)
+    assert result.best_metric == min(row["loss"] for row in result.history) < 1e-5
+    assert result.history[result.best_epoch - 1]["loss"] == result.best_metric
+    assert (meta["task"], meta["epoch"], meta["metrics"]["loss"]) == (
+        "regression",
+        result.best_epoch,
+        result.best_metric,
+    )
+    assert meta["training"]["milestones"] == [30]
+    assert meta["metrics"]["auc"] is None
+
+
+def test_balanced_sampling_draws_anew_each_epoch(tmp_path):
+    task = Blobs()
+    result = run(tmp_path, task=task, epochs=12, batch_size=32, learning_rate=0.5, monitor="accuracy", mode="max")
+    assert result.history[-1]["accuracy"] == 1.0
+    assert all(8 <= sum(labels) <= 24 for labels in task.seen)
+    assert len({tuple(labels) for labels in task.seen}) == 12
+
+
+def test_the_folder_holds_what_is_promised(tmp_path):
+    result = run(tmp_path, epochs=2)
+    assert sorted(contents(tmp_path / "run")) == sorted(FILES)
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert list(rows[0]) == ["epoch", "learning_rate", "train_loss", "loss", "worst", "auc"]
+    assert float(rows[1]["train_loss"]) == result.history[1]["train_loss"]
+    assert math.isnan(float(rows[0]["auc"]))
+    assert json.loads((tmp_path / "run" / "last.json").read_text())["epoch"] == 2
+
+
+def test_same_seed_same_bytes_and_every_epoch_draws_anew(tmp_path):
+    one, two = Regression(), Regression()
+    run(tmp_path, "a", one)
+    run(tmp_path, "b", two)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    steps = len(one.seen) // 4
+    orders = [flat(one.seen[epoch * steps : (epoch + 1) * steps]) for epoch in range(4)]
+    assert all(sorted(order) == list(range(22)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 4
+    everything = torch.cat(one.drawn)
+    assert len(torch.unique(everything, dim=0)) == len(everything)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 on; it is the loader's way
+def test_worker_processes_draw_different_and_repeatable_numbers(tmp_path):
+    one, two = Regression(length=8), Regression(length=8)
+    run(tmp_path, "a", one, epochs=2, num_workers=2)
+    run(tmp_path, "b", two, epochs=2, num_workers=2)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    clean = Augmented(8).x[flat(one.seen)]
+    noise = torch.cat(one.drawn) - clean
+    assert len(torch.unique(noise.mul(1e4).round(), dim=0)) == len(noise)
+
+
+def interrupt_at(step):
+    def hook(now):
+        if now == step:
+            raise KeyboardInterrupt
+
+    return hook
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("step", [1, 7, 13, 18])
+def test_resume_after_a_kill_is_bit_exact(tmp_path, step, optimizer):
+    changes = {"optimizer": optimizer, "momentum": 0.9 if optimizer == "sgd" else 0.0, "schedule": "cosine"}
+    whole = run(tmp_path, "whole", **changes)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, "parts", Regression(hook=interrupt_at(step)), **changes)
+    parts = run(tmp_path, "parts", resume=True, **changes)
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+    assert (parts.best_epoch, parts.best_metric) == (whole.best_epoch, whole.best_metric)
+    assert str(parts.history) == str(whole.history)
+
+
+@pytest.mark.parametrize("epoch", [2, 3])
+@pytest.mark.parametrize("file", FILES)
+def test_a_kill_before_any_file_is_renamed_is_made_good(tmp_path, monkeypatch, file, epoch):
+    whole = run(tmp_path, "whole", epochs=3)
+    assert whole.best_epoch == 3
+    replace = os.replace
+    count = 0
+
+    def killed(source, target):
+        nonlocal count
+        count += target.name == file
+        if target.name == file and count == epoch:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, "parts", epochs=3)
+    assert load_snapshot(tmp_path / "parts" / "best.safetensors")[1]["epoch"] <= epoch
+    run(tmp_path, "parts", resume=True, epochs=3)
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def test_more_epochs_continue_a_step_schedule(tmp_path):
+    whole = run(tmp_path, "whole", epochs=4, milestones=(1,))
+    run(tmp_path, "parts", epochs=2, milestones=(1,))
+    parts = run(tmp_path, "parts", resume=True, epochs=4, milestones=(1,))
+    assert str(parts.history) == str(whole.history)
+    assert (tmp_path / "parts" / "last.safetensors").read_bytes() == whole.path_last.read_bytes()
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path):
+    first = run(tmp_path)
+    before = contents(tmp_path / "run")
+    again = run(tmp_path, resume=True, threads=1)
+    assert contents(tmp_path / "run") == before
+    assert str(again) == str(first)
+
+
+def test_resume_of_another_run_shows_the_difference(tmp_path):
+    run(tmp_path, epochs=2, schedule="cosine")
+    changes = {"epochs": 3, "schedule": "cosine", "learning_rate": 0.5}
+    words = r"last.safetensors \(2 epochs\) is another run: training.epochs: stored 2, asked 3; "
+    with pytest.raises(ResumeError, match=words + r"training.learning_rate: stored 0.02, asked 0.5$"):
+        run(tmp_path, resume=True, **changes)
+    other = Regression()
+    other.describe = lambda: {"task": "regression", "model": {"hidden": 9}, "normalization": {"mean": [0.0]}}
+    with pytest.raises(ResumeError, match=r"another run: model.hidden: stored 8, asked 9$"):
+        run(tmp_path, task=other, resume=True, epochs=2, schedule="cosine")
+
+
+def test_a_step_run_is_not_cut_short(tmp_path):
+    run(tmp_path, epochs=3)
+    with pytest.raises(ResumeError, match=r"training.epochs: stored 3, asked 2"):
+        run(tmp_path, resume=True, epochs=2)
+
+
+def test_a_lost_best_snapshot_is_missed(tmp_path):
+    result = run(tmp_path, learning_rate=0.9, optimizer="sgd", clip_norm=100.0, epochs=3)
+    assert result.best_epoch < 3
+    result.path_best.unlink()
+    with pytest.raises(ResumeError, match=rf"best.safetensors is gone: epoch {result.best_epoch} was the best"):
+        run(tmp_path, resume=True, learning_rate=0.9, optimizer="sgd", clip_norm=100.0, epochs=3)
+
+
+def test_a_run_is_never_overwritten_unasked(tmp_path):
+    run(tmp_path, epochs=1)
+    before = contents(tmp_path / "run")
+    with pytest.raises(RunExists, match="run holds a run already"):
+        run(tmp_path, epochs=2)
+    assert contents(tmp_path / "run") == before
+    assert len(run(tmp_path, epochs=2, overwrite=True).history) == 2
+    with pytest.raises(ValueError, match="choose one"):
+        run(tmp_path, resume=True, overwrite=True)
+    (tmp_path / "run" / "last.safetensors").unlink()
+    with pytest.raises(RunExists, match=r"no last\.safetensors to go on from"):
+        run(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "a\\b"])
+def test_the_name_stays_in_the_folder(tmp_path, name):
+    with pytest.raises(ValueError, match="plain name of a folder"):
+        run(tmp_path, name)
+
+
+def test_divergence_names_the_place_and_keeps_the_good_epochs(tmp_path):
+    task = Regression(hook=lambda step: math.nan if step == 9 else None)
+    with pytest.raises(TrainingDiverged, match="the training loss is nan in epoch 2, step 3"):
+        run(tmp_path, task=task)
+    assert load_snapshot(tmp_path / "run" / "best.safetensors")[1]["epoch"] == 1
+    with pytest.raises(TrainingDiverged, match="the monitored metric auc is inf in epoch 1"):
+        run(tmp_path, "other", monitor="auc")
+    assert not contents(tmp_path / "other")
+
+
+def test_what_a_task_gets_wrong_is_said(tmp_path):
+    with pytest.raises(ValueError, match="monitor = kappa: the task's metrics are loss, worst, auc"):
+        run(tmp_path, "a", monitor="kappa")
+    with pytest.raises(ValueError, match="the training set is empty"):
+        run(tmp_path, "b", Regression(length=0))
+    with pytest.raises(ValueError, match=r"training set of 1 sample\(s\)"):
+        run(tmp_path, "c", Regression(length=1))
+    task = Regression()
+    task.predict = lambda model, batch: {"error": model(batch[0]).mean()}
+    with pytest.raises(ValueError, match="the first dimension must be the batch, 4"):
+        run(tmp_path, "d", task)
+    task = Regression()
+    task.metrics = lambda outputs: {"loss": 1.0, "epoch": 2.0}
+    with pytest.raises(ValueError, match="the name epoch is the engine's own"):
+        run(tmp_path, "e", task)
+    task.describe = lambda: {"code": 1}
+    with pytest.raises(ValueError, match="the key\\(s\\) code are the engine's own"):
+        run(tmp_path, "f", task)
+    task.describe = lambda: {"mean": np.float32(1)}
+    with pytest.raises(ValueError, match="describe: must be JSON: Object of type float32"):
+        run(tmp_path, "g", task)
+
+
+def final(path, name, **changes):
+    return torch.cat([v.flatten() for v in load_snapshot(run(path, name, **changes).path_last)[0].values()])
+
+
+SWITCHES = {
+    "epochs": ({}, {"epochs": 3}),
+    "batch_size": ({}, {"batch_size": 8}),
+    "optimizer": ({"weight_decay": 0.1}, {"weight_decay": 0.1, "optimizer": "adamw"}),
+    "learning_rate": ({}, {"learning_rate": 0.03}),
+    "weight_decay": ({}, {"weight_decay": 0.1}),
+    "momentum": ({"optimizer": "sgd"}, {"optimizer": "sgd", "momentum": 0.5}),
+    "schedule": ({}, {"schedule": "cosine"}),
+    "milestones": ({}, {"milestones": (1,)}),
+    "gamma": ({"milestones": (1,)}, {"milestones": (1,), "gamma": 0.5}),
+    "warmup_epochs": ({}, {"warmup_epochs": 1}),
+    "precision": ({}, {"precision": "bf16"}),
+    "clip_norm": ({"optimizer": "sgd"}, {"optimizer": "sgd", "clip_norm": 0.01}),
+    "seed": ({}, {"seed": 1}),
+    "num_workers": ({}, {"num_workers": 1}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_every_switch_changes_the_training(tmp_path, switch):
+    without, with_it = ({"epochs": 2} | changes for changes in SWITCHES[switch])
+    one, other = final(tmp_path, "a", **without), final(tmp_path, "b", **with_it)
+    assert not torch.equal(one, other)
+    assert torch.isfinite(other).all()
+
+
+def test_no_switch_is_untested():
+    assert {*SWITCHES, "monitor", "mode", "threads"} == set(TrainingConfig.model_fields)
+
+
+def test_monitor_and_mode_choose_the_best_epoch(tmp_path):
+    task = Regression()
+    rows = iter([(3.0, 1.0), (1.0, 2.0), (1.0, 3.0), (2.0, 0.0)] * 3)
+    task.metrics = lambda outputs: dict(zip(("a", "b"), next(rows), strict=True))
+    found = [
+        run(tmp_path, f"{monitor}{mode}", task, monitor=monitor, mode=mode).best_epoch
+        for monitor, mode in (("a", "min"), ("a", "max"), ("b", "min"))
+    ]
+    assert found == [2, 1, 4]
+
+
+def test_threads_hold_for_the_training_only(tmp_path):
+    before, seen = torch.get_num_threads(), set()
+    task = Regression(hook=lambda step: seen.add(torch.get_num_threads()))
+    run(tmp_path, task=task, epochs=1, threads=before + 1)
+    assert seen == {before + 1}
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 works with CUDA")
+def test_fp16_is_refused_without_cuda(tmp_path):
+    with pytest.raises(ValueError, match="precision = fp16: needs a CUDA device; on a CPU use bf16 or off"):
+        run(tmp_path, precision="fp16")
+
+
+def test_bf16_runs_the_model_in_bf16_also_to_predict(tmp_path):
+    kinds = {True: set(), False: set()}
+    task = Regression()
+    plain = task.build_model
+
+    def build():
+        model = plain()
+        model[0].register_forward_hook(lambda module, _, output: kinds[module.training].add(output.dtype))
+        return model
+
+    task.build_model = build
+    run(tmp_path, task=task, epochs=1, precision="bf16")
+    assert kinds == {True: {torch.bfloat16}, False: {torch.bfloat16}}
+
+
+def test_a_board_sees_all_epochs_also_after_a_resume(tmp_path):
+    shown = []
+
+    class Watcher:
+        def scalars(self, epoch, values):
+            shown.append((epoch, values["loss"]))
+
+    run(tmp_path, epochs=2)
+    result = run(tmp_path, resume=True, epochs=3, board=Watcher())
+    assert shown == [(row["epoch"], row["loss"]) for row in result.history]
+
+
+def test_last_state_holds_the_optimizer_exactly(tmp_path):
+    result = run(tmp_path, epochs=1)
+    tensors, state = load_training_state(result.path_last)
+    assert float(tensors["optimizer/0/step"]) == 6.0  # 22 samples in batches of 4, the last with 2
+    assert state["optimizer"]["param_groups"][0]["lr"] == 0.02
+    assert not any("/" in key for key in load_snapshot(result.path_last)[0])
+
+
+def test_learning_rate_against_torch_schedulers():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    steps = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 5], gamma=0.3)
+    config = settings(epochs=7, learning_rate=0.1, milestones=(2, 5), gamma=0.3)
+    for epoch in range(7):
+        assert learning_rate(config, epoch * 3 + 2, 3) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
+        optimizer.step()
+        steps.step()
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=12)
+    config = settings(epochs=6, learning_rate=0.1, schedule="cosine", warmup_epochs=2)
+    assert [learning_rate(config, step, 3) for step in range(6)] == pytest.approx([0.1 * i / 6 for i in range(1, 7)])
+    for step in range(6, 18):
+        assert learning_rate(config, step, 3) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        cosine.step()
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("length", range(1, 20))
+def test_batches_over_ranks(length, world):
+    val = [flat(val_batches(length, 6, rank, world)) for rank in range(world)]
+    dealt = [number for together in zip(*val, strict=True) for number in together]
+    assert dealt[:length] == list(range(length))
+    if length < 2 * world:
+        with pytest.raises(ValueError, match="makes no batch"):
+            train_batches(range(length), 6, 0, world)
+        return
+    train = [train_batches(range(length), 6, rank, world) for rank in range(world)]
+    sizes = [[len(batch) for batch in batches] for batches in train]
+    assert sizes == [sizes[0]] * world
+    assert all(2 <= size <= 6 // world for size in sizes[0])
+    used = [number for batches in train for batch in batches for number in batch]
+    assert len(set(used)) == len(used) > length - 2 * world
+
+
+def test_batch_size_must_divide_among_the_ranks():
+    with pytest.raises(ValueError, match="batch_size = 5: must be a multiple of the number of processes, 2"):
+        train_batches(range(10), 5, 0, 2)
+    assert train_batches(range(3), 1, 0, 1) == [[0], [1], [2]]
