@@ -1,0 +1,232 @@
+"""Many films: each is read on its own, in this process or in several, and none can stop the rest."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import cv2
+import torch
+from tqdm import tqdm
+
+from deepknee.films import Film
+from deepknee.folder import OutputFolder, stamp
+from deepknee.pipeline import Reader
+from kneel.imaging.radiograph import RadiographError
+
+NO_KNEE = "no knee found"
+CRASHED = "reading it crashed the worker process (out of memory, or a broken decoder)"
+
+MakeReader = Callable[[], Reader]  # is sent to worker processes: a partial of a function, no lambda
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of the films that were asked for.
+
+    Attributes
+    ----------
+    films : int
+        How many were asked for.
+    earlier : int
+        How many of them were done before.
+    read : int
+        How many are read now, earlier or in this run.
+    knees : int
+        How many knees were found on them.
+    failed : int
+        How many films could not be read, or showed no knee.
+    interrupted : bool
+        Whether the user stopped it; the rest was not tried.
+    """
+
+    films: int
+    earlier: int
+    read: int
+    knees: int
+    failed: int
+    interrupted: bool
+
+
+def read_films(
+    films: Sequence[Film],
+    others: Sequence[tuple[Film, str]],
+    folder: OutputFolder,
+    make_reader: MakeReader,
+    *,
+    jobs: int = 1,
+    overwrite: bool = False,
+) -> Summary:
+    """Read films that are not done yet, and write the tables.
+
+    Parameters
+    ----------
+    films : sequence of Film
+        What to read.
+    others : sequence of (Film, str)
+        Files that are no films, and why; only listed.
+    folder : OutputFolder
+        Where outputs go.
+    make_reader : callable
+        Loads the networks, once in every process that reads.
+    jobs : int
+        Processes; 1 reads in this one.
+    overwrite : bool
+        Also read what is done.
+
+    Returns
+    -------
+    Summary
+        Interrupted by Ctrl-C, it counts what is complete; the tables hold the same.
+
+    Raises
+    ------
+    FolderError
+        The output folder cannot be used.
+    OSError
+        Outputs cannot be written.
+    """
+    pending = folder.open(films, others, overwrite=overwrite)
+    run = _in_processes if jobs > 1 else _here
+    interrupted = False
+    try:
+        steps = run(pending, folder, make_reader, min(jobs, max(1, len(pending))))
+        with closing(steps), tqdm(total=len(pending), unit="film", disable=not pending) as bar:
+            for _ in steps:
+                bar.update()
+    except KeyboardInterrupt:
+        interrupted = True
+    folder.write_tables()
+    records = folder.read_records()
+    mine = [records[film.key] for film in films if film.key in records]
+    return Summary(
+        films=len(films),
+        earlier=len(films) - len(pending),
+        read=sum(record["status"] == "read" for record in mine),
+        knees=sum(len(record.get("knees", ())) for record in mine),
+        failed=sum(record["status"] == "failed" for record in mine),
+        interrupted=interrupted,
+    )
+
+
+def read_one(film: Film, folder: OutputFolder, reader: Reader) -> None:
+    """Read a film and write its outputs; what is wrong with the film is written down, not raised.
+
+    Parameters
+    ----------
+    film : Film
+        The file.
+    folder : OutputFolder
+        Where outputs go.
+    reader : Reader
+        Reads it.
+
+    Raises
+    ------
+    OSError
+        Outputs cannot be written.
+    """
+    try:
+        before = stamp(film.path)
+        reading = reader.read(film.path, spacing_mm=folder.spacing_mm)
+        knees = folder.encode(film, reading)
+    except Exception as error:  # whatever it is, it must not stop the other films, and it is listed with its reason
+        folder.save_failure(film, _reason(error))
+        return
+    if knees:
+        folder.save(film, knees, before)
+    else:
+        folder.save_failure(film, NO_KNEE)
+
+
+def _reason(error: Exception) -> str:
+    """Say what is wrong, without the file where the table has it; the type of errors that are not about films."""
+    if isinstance(error, RadiographError):
+        return error.problem
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"{type(error).__name__}: {error}"
+
+
+def _here(films: Sequence[Film], folder: OutputFolder, make_reader: MakeReader, _: int) -> Generator[None]:
+    reader = make_reader() if films else None
+    for film in films:
+        if reader is not None:
+            read_one(film, folder, reader)
+        yield
+
+
+def _in_processes(films: Sequence[Film], folder: OutputFolder, make_reader: MakeReader, jobs: int) -> Generator[None]:
+    """Share films out; when a process dies, those in work are tried again one by one to find which one kills it."""
+    queue = deque(films)
+    while queue:
+        in_work: dict[Future[None], Film] = {}
+        try:
+            with _pool(jobs, folder, make_reader) as pool:
+                yield from _drain(pool, queue, in_work, 2 * jobs)
+        except BrokenProcessPool:
+            for film in in_work.values():
+                yield from _alone(film, folder, make_reader, jobs)
+
+
+def _drain(
+    pool: ProcessPoolExecutor, queue: deque[Film], in_work: dict[Future[None], Film], at_once: int
+) -> Generator[None]:
+    """Keep the processes busy with few films ahead, so that few are suspects when one dies."""
+    try:
+        while queue or in_work:
+            while queue and len(in_work) < at_once:
+                future = pool.submit(_work, queue[0])  # a broken pool refuses here: the film must stay in the queue
+                in_work[future] = queue.popleft()
+            for future in wait(in_work, return_when=FIRST_COMPLETED).done:
+                future.result()
+                del in_work[future]
+                yield
+    except BaseException:  # Ctrl-C above all: what is being read is finished, what is waiting is not begun
+        pool.shutdown(cancel_futures=True)
+        raise
+
+
+def _alone(film: Film, folder: OutputFolder, make_reader: MakeReader, jobs: int) -> Generator[None]:
+    try:
+        with _pool(1, folder, make_reader, threads=_threads(jobs)) as pool:
+            pool.submit(_work, film).result()
+    except BrokenProcessPool:
+        folder.save_failure(film, CRASHED)
+    yield
+
+
+def _threads(jobs: int) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // jobs)
+
+
+def _pool(jobs: int, folder: OutputFolder, make_reader: MakeReader, threads: int | None = None) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")  # forked copies of a process with threads can hang
+    settings = (folder, make_reader, threads or _threads(jobs))
+    return ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker, initargs=settings)
+
+
+# One worker process reads for one folder with one set of networks: its only state, set when it starts.
+_worker: dict[str, Any] = {}
+
+
+def _start_worker(folder: OutputFolder, make_reader: MakeReader, threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one decides
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+    _worker.update(folder=folder, reader=cache(make_reader))
+
+
+def _work(film: Film) -> None:
+    # loaded by the first film, not at the start: an error here reaches the main process with its own words
+    read_one(film, _worker["folder"], _worker["reader"]())

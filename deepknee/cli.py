@@ -1,0 +1,210 @@
+"""The command ``deepknee``."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from deepknee.batch import Summary
+
+# Everything else is imported when it is needed: `deepknee --help` must not wait for torch.
+
+ALL_READ, NOT_WRITTEN, WRONG_USE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+
+DESCRIPTION = """\
+Kellgren-Lawrence grades of plain knee radiographs, with the 16 landmarks of KNEEL and attention maps of DeepKnee.
+Research use only. Not a medical device."""
+
+READ_DESCRIPTION = """\
+Read knee radiographs: find the knees (none, one or two a film), their 16 landmarks and their KL grade.
+Research use only. Not a medical device."""
+
+READ_EPILOG = """\
+films
+  DICOM files, or PNG, JPEG and TIFF pictures of 8 or 16 bits. Folders are walked all the way down, links included;
+  files without extension are tried. Hidden files and the output folders of this command are left out. A file in a
+  folder that cannot be read is listed as a failure, except kinds that lie beside films and are none (.csv .txt .json
+  .html .xml .md .log .xlsx DICOMDIR Thumbs.db ...): they are listed with the reason "not a film" and are no failure.
+
+outputs, all in DIR
+  results.csv     one row a knee: file, side, kl (the grade of the largest probability), p0..p4, spacing_mm,
+                  spacing_kind, x0,y0..x15,y15, flags. Points are pixels of the film (left knees are not mirrored), an
+                  integer is the centre of a pixel. spacing_mm is one number, or ROWxCOLUMN when they differ, and empty
+                  when the film has none. spacing_kind: calibrated, detector (magnified), given (by --spacing), none.
+                  Flags are joined by ";"
+  report.html     one card a knee with both pictures; one file, opens offline
+  failures.csv    file, reason; also films on which no knee was found
+  knees/          NAME_R.json, NAME_R_landmarks.png, NAME_R_attention.png (or _L): numbers; landmarks and outlines of
+                  the bones; attention with the five probabilities. Knees are drawn as on the film.
+                  NAME is that of the file and a code of its path, so files of the same name do not collide. The JSON
+                  also holds the patient id and UIDs of the header: share it as you would share the header
+  records/        one JSON a film: what is done
+  deepknee.json   which weights and which code read the films
+  Every file is complete or not there. Ctrl-C finishes the tables for the films that are done.
+
+again
+  Films that are done are skipped. Read again are: films that failed; files that changed (size or time); all films
+  when the weights, the release or --spacing are others; everything with --overwrite. Films of earlier runs stay in
+  the tables; if they were read with other weights and are not named now, the command refuses.
+
+weights
+  --weights DIR is searched for snapshots (*.safetensors) all the way down; all folds of one experiment work together
+  as an ensemble. Needed are joint centres (lc), landmarks (hc) and KL grades (kl), one experiment of each; where a
+  folder holds several, name the right ones: --weights A --weights B. Without --weights: pretrained/ when it holds
+  weights, else the newest demo run (demo/, workdir/), in the current folder, then in the checkout.
+
+exit status
+  0 all films read   3 some failed, see failures.csv   2 wrong use (paths, options, weights)
+  1 outputs cannot be written (disk full)   130 stopped by Ctrl-C
+
+examples
+  deepknee read film.dcm --out reading
+  deepknee read films/ --out readings --jobs 4
+  deepknee read scans/*.png --spacing 0.143 --out readings --weights demo"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Words after ``deepknee``; by default those of this process.
+
+    Returns
+    -------
+    int
+        Exit status.
+    """
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    # a file name may hold what the terminal cannot print
+    for stream in (sys.stdout, sys.stderr):
+        getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
+    return _read(options)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "deepknee", description=DESCRIPTION, formatter_class=plain, epilog=f"deepknee read\n{READ_EPILOG}"
+    )
+    parser.add_argument("--version", action="version", version=f"deepknee {_version()}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    read = commands.add_parser(
+        "read", help="read radiographs", description=READ_DESCRIPTION, epilog=READ_EPILOG, formatter_class=plain
+    )
+    read.add_argument("paths", nargs="+", metavar="PATH", help="film, or folder of films")
+    read.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the outputs")
+    read.add_argument(
+        "--weights", action="append", metavar="DIR", help="folder of trained networks; may be given several times"
+    )
+    read.add_argument(
+        "--spacing", type=parse_spacing, metavar="MM",
+        help="pixel spacing in mm, or ROWxCOLUMN; goes before that of the files",
+    )  # fmt: skip
+    read.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where networks run (%(default)s)"
+    )
+    read.add_argument("--jobs", type=parse_jobs, default=1, metavar="N", help="films at a time (%(default)s)")
+    read.add_argument("--overwrite", action="store_true", help="also read films that are done")
+    return parser
+
+
+def parse_spacing(text: str) -> tuple[float, float]:
+    """Read a pixel spacing.
+
+    Parameters
+    ----------
+    text : str
+        One number of mm, or ``ROWxCOLUMN``.
+
+    Returns
+    -------
+    (float, float)
+        (row, column) in mm.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        It is neither, or not between 0.01 and 10 mm.
+
+    Examples
+    --------
+    >>> parse_spacing("0.143"), parse_spacing("0.2x0.1")
+    ((0.143, 0.143), (0.2, 0.1))
+    """
+    try:
+        numbers = [float(part) for part in text.lower().split("x")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2) or not all(0.01 <= number <= 10 for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be mm a pixel, 0.01 to 10, or ROWxCOLUMN, such as 0.2x0.1")
+    return numbers[0], numbers[-1]
+
+
+def parse_jobs(text: str) -> int:
+    """Read a number of processes, 1 or more.
+
+    Parameters
+    ----------
+    text : str
+        The number.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        It is none.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, 1 or more")
+    return int(text)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("deepknee")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _read(options: argparse.Namespace) -> int:
+    from deepknee.batch import read_films
+    from deepknee.films import PathsError, find_films
+    from deepknee.folder import FolderError, OutputFolder
+    from deepknee.pipeline import DeviceError, choose_device, load_reader
+    from deepknee.weights import WeightsError, find_weights
+
+    try:
+        films, others = find_films(options.paths, options.out)
+        device = choose_device(options.device)
+        weights = find_weights(options.weights)
+        print(f"weights: {weights}", file=sys.stderr)
+        folder = OutputFolder.by(weights, options.out, options.spacing)
+        make_reader = functools.partial(load_reader, weights, device)
+        summary = read_films(films, others, folder, make_reader, jobs=options.jobs, overwrite=options.overwrite)
+    except (PathsError, DeviceError, WeightsError, FolderError) as error:
+        print(f"deepknee read: error: {error}", file=sys.stderr)
+        return WRONG_USE
+    except OSError as error:
+        print(f"deepknee read: error: outputs cannot be written: {error}", file=sys.stderr)
+        return NOT_WRITTEN
+    print(_words(summary, options.out))
+    if summary.interrupted:
+        return INTERRUPTED
+    return SOME_FAILED if summary.failed else ALL_READ
+
+
+def _words(summary: Summary, out: Path) -> str:
+    earlier = f" ({summary.earlier} earlier)" if summary.earlier else ""
+    read = f"{summary.read} of {summary.films} films read{earlier}, {summary.knees} knees"
+    failed = f", {summary.failed} failed: {out / 'failures.csv'}" if summary.failed else ""
+    stopped = "stopped: " if summary.interrupted else ""
+    return f"{stopped}{read}{failed}\nreport: {out / 'report.html'}"

@@ -1,0 +1,276 @@
+"""The output folder of ``deepknee read``: what is complete in it, and the tables made from that.
+
+A film is over when its record ``records/KEY.json`` exists, which is written last, after the outputs of its knees.
+Tables and report are made from the records alone, so they hold complete films only, whenever they are made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import cv2
+import numpy as np
+
+from deepknee.draw import attention_picture, encode_png, landmark_picture
+from deepknee.films import MARKER, Film
+from deepknee.html import render
+from deepknee.pipeline import Reading
+from deepknee.report import FAILURE_COLUMNS, FORMAT, NOTICE, RESULT_COLUMNS, knee_record, result_row, to_csv, to_json
+from deepknee.weights import Weights
+from kneel.engine.snapshot import code_version, write_atomic
+from kneel.imaging.geometry import Spacing
+
+REPORT_PX = 300  # side of the pictures inside report.html
+JPEG_QUALITY = 82
+ENDINGS = ("_landmarks.png", "_attention.png", ".json")  # of a knee's outputs
+
+Record = dict[str, Any]
+
+
+class FolderError(ValueError):
+    """An output folder that cannot be used; says why and what to do."""
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """Where readings go, and what makes them.
+
+    Attributes
+    ----------
+    root : Path
+        The folder, made when missing.
+    made_by : dict
+        ``id`` of the weights and release: films that were read by another are read again; ``weights`` and ``code``.
+    spacing_mm : (float, float) or None
+        (row, column) spacing that the user gave.
+    """
+
+    root: Path
+    made_by: dict[str, Any]
+    spacing_mm: Spacing | None = None
+
+    @classmethod
+    def by(cls, weights: Weights, root: Path, spacing_mm: Spacing | None = None) -> Self:
+        """Return the folder for films that are read with some weights and this code.
+
+        Parameters
+        ----------
+        weights : Weights
+            The networks.
+        root : Path
+            The folder.
+        spacing_mm : (float, float), optional
+            (row, column) spacing that the user gave.
+
+        Raises
+        ------
+        FolderError
+            `root` is a file.
+        """
+        if root.exists() and not root.is_dir():
+            raise FolderError(f"{root}: is a file; must be a folder for the outputs")
+        code = code_version()
+        made_by = {"id": f"{weights.id}-{code['package']}", "weights": weights.describe(), "code": code}
+        return cls(root, made_by, spacing_mm)
+
+    def open(
+        self, films: Sequence[Film], others: Iterable[tuple[Film, str]] = (), *, overwrite: bool = False
+    ) -> list[Film]:
+        """Make ready for films, and say which must be read.
+
+        Done are films that were read without error from a file of the same size and time, with the same weights,
+        release and given spacing. The outputs of all others are removed here, so that old and new never mix.
+
+        Parameters
+        ----------
+        films : sequence of Film
+            What the user asks for.
+        others : iterable of (Film, str)
+            Files that are no films, and why; listed in the tables.
+        overwrite : bool
+            Read all.
+
+        Returns
+        -------
+        list of Film
+            Those to be read.
+
+        Raises
+        ------
+        FolderError
+            The folder holds films of other weights that are not among `films`, or something that is no record.
+        """
+        for folder in (self.root, self.knees, self.records):
+            folder.mkdir(parents=True, exist_ok=True)
+        records = self.read_records()
+        asked = {film.key for film in films}
+        strange = [record["file"] for key, record in records.items() if key not in asked and not self._ours(record)]
+        if strange:
+            what = (
+                f"{self.root}: holds {len(strange)} films read with other weights or another release, as {strange[0]}"
+            )
+            raise FolderError(f"{what}; choose another --out, or name those films too")
+        pending = [film for film in films if overwrite or not self._done(film, records.get(film.key))]
+        for film in pending:
+            self._remove(film.key, records.get(film.key))
+        write_atomic(self.root / MARKER, to_json({"format": FORMAT, "notice": NOTICE, "made_by": self.made_by}))
+        for film, reason in others:
+            self._write(film, "other", reason=reason)
+        return pending
+
+    @property
+    def knees(self) -> Path:
+        """Folder of the JSON and pictures of the knees."""
+        return self.root / "knees"
+
+    @property
+    def records(self) -> Path:
+        """Folder of one JSON a film."""
+        return self.root / "records"
+
+    def encode(self, film: Film, reading: Reading) -> dict[str, dict[str, bytes]]:
+        """Draw and describe the knees of a film; nothing is written.
+
+        Parameters
+        ----------
+        film : Film
+            The file.
+        reading : Reading
+            What was found on it.
+
+        Returns
+        -------
+        dict
+            For every knee the name of its outputs, and their content by the ending of the file name.
+        """
+        return {
+            f"{film.key}_{knee.side}": {
+                "_landmarks.png": encode_png(landmark_picture(reading.radiograph, knee)),
+                "_attention.png": encode_png(attention_picture(reading.radiograph, knee)),
+                ".json": to_json(knee_record(film.file, reading.radiograph, knee, self.made_by)),
+            }
+            for knee in reading.knees
+        }
+
+    def save(self, film: Film, knees: Mapping[str, Mapping[str, bytes]], before: tuple[int, int]) -> None:
+        """Write the outputs of a film's knees, then its record.
+
+        Parameters
+        ----------
+        film : Film
+            The file.
+        knees : mapping
+            From `encode`.
+        before : (int, int)
+            Size and time of the file (`stamp`), from before it was read.
+        """
+        for name, outputs in knees.items():
+            for ending, content in outputs.items():
+                write_atomic(self.knees / f"{name}{ending}", content)
+        self._write(film, "read", knees=list(knees), size=before[0], time_ns=before[1])
+
+    def save_failure(self, film: Film, reason: str) -> None:
+        """Write the record of a film that could not be read.
+
+        Parameters
+        ----------
+        film : Film
+            The file.
+        reason : str
+            Why.
+        """
+        self._write(film, "failed", reason=reason)
+
+    def read_records(self) -> dict[str, Record]:
+        """Return the records of all films in the folder, by key.
+
+        Raises
+        ------
+        FolderError
+            A file among them is no record.
+        """
+        return {path.stem: _load(path) for path in sorted(self.records.glob("*.json"))}
+
+    def write_tables(self) -> None:
+        """Write ``results.csv``, ``failures.csv`` and ``report.html`` from the records."""
+        films = sorted(self.read_records().items(), key=lambda item: (item[1]["file"], item[0]))
+        knees: list[tuple[str, Record]] = []
+        failures, others = [], []
+        for _, film in films:
+            if film["status"] == "other":
+                others.append((film["file"], film["reason"]))
+            elif film["status"] == "failed":
+                failures.append((film["file"], film["reason"]))
+            elif self._complete(film):
+                knees += [(name, _load(self.knees / f"{name}.json")) for name in film["knees"]]
+            else:
+                failures.append((film["file"], "its outputs were deleted since: read it again"))
+        records = [record for _, record in knees]
+        write_atomic(self.root / "results.csv", to_csv(RESULT_COLUMNS, map(result_row, records)))
+        write_atomic(self.root / "failures.csv", to_csv(FAILURE_COLUMNS, failures + others))
+        pages = render(knees, failures, others, self.made_by, self._thumbnail, self._link)
+        write_atomic(self.root / "report.html", b"".join(pages))
+
+    def _ours(self, record: Record) -> bool:
+        return record["status"] != "read" or record["made_by"] == self.made_by["id"]
+
+    def _complete(self, record: Record) -> bool:
+        return all((self.knees / f"{name}{ending}").is_file() for name in record["knees"] for ending in ENDINGS)
+
+    def _done(self, film: Film, record: Record | None) -> bool:
+        if record is None or record["status"] != "read" or not self._ours(record) or not self._complete(record):
+            return False
+        given = None if self.spacing_mm is None else list(self.spacing_mm)
+        same_file = os.path.exists(film.path) and (record["size"], record["time_ns"]) == stamp(film.path)
+        return same_file and record["spacing_mm"] == given
+
+    def _remove(self, key: str, record: Record | None) -> None:
+        """Remove a film's outputs, the record first: without it the rest is nothing."""
+        if record is not None:
+            (self.records / f"{key}.json").unlink()
+            for name in record.get("knees", ()):
+                for ending in ENDINGS:
+                    (self.knees / f"{name}{ending}").unlink(missing_ok=True)
+
+    def _write(self, film: Film, status: str, **more: Any) -> None:
+        given = None if self.spacing_mm is None else list(self.spacing_mm)
+        record = {"format": FORMAT, "file": film.file, "status": status, "made_by": self.made_by["id"]}
+        write_atomic(self.records / f"{film.key}.json", to_json({**record, "spacing_mm": given, **more}))
+
+    def _picture(self, name: str, kind: str) -> Path:
+        return self.knees / f"{name}_{kind}.png"
+
+    def _link(self, name: str, kind: str) -> str:
+        return self._picture(name, kind).relative_to(self.root).as_posix()
+
+    def _thumbnail(self, name: str, kind: str) -> bytes:
+        """The square with the knee, small; bars below it are drawn by the report itself."""
+        png = np.frombuffer(self._picture(name, kind).read_bytes(), np.uint8)
+        picture = cv2.imdecode(png, cv2.IMREAD_COLOR)
+        if picture is None:
+            raise FolderError(f"{self._picture(name, kind)}: no picture any more; read with --overwrite")
+        square = picture[: picture.shape[1]]
+        small = cv2.resize(square, (REPORT_PX, REPORT_PX), interpolation=cv2.INTER_AREA)
+        return cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Return size in bytes and time of the last change in ns of a file."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _load(path: Path) -> Record:
+    try:
+        record = json.loads(path.read_bytes())
+        known = record["format"] == FORMAT and isinstance(record["file"], str)
+    except (ValueError, KeyError, TypeError) as error:
+        raise FolderError(f"{path}: no record of deepknee read; delete it, or choose another --out") from error
+    if not known:
+        raise FolderError(f"{path}: format {record['format']!r}, must be {FORMAT}; choose another --out")
+    return record

@@ -1,0 +1,184 @@
+"""``report.html``: one card a knee, all in one file, without scripts and without the network."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from deepknee.report import NOTICE, spacing_text
+from deepknee.stylesheet import CSS
+
+Record = Mapping[str, Any]
+
+GRADE_WORDS = ("none", "doubtful", "minimal", "moderate", "severe")
+SIDE_WORDS = {"R": "Right knee", "L": "Left knee"}
+SPACING_WORDS = {
+    "calibrated": "calibrated",
+    "detector": "at the detector, not corrected for magnification unless the film says by how much",
+    "given": "given by the user",
+    "none": "none: nothing on this film is in millimetres",
+}
+FLAG_WORDS = {
+    "implausible_size": "The knee is too large or too small for the film's pixel spacing: check the spacing.",
+    "low_confidence": "The knee was found with low confidence.",
+    "nominal_scale": "The film carries no pixel spacing; its scale was guessed from the size of the knee.",
+    "reversed_columns": "The header says that the film is seen from behind: check left and right.",
+    "roi_outside_film": "Part of the knee lies outside the film.",
+    "side_from_image": "Left or right was judged from the picture; the file does not say.",
+    "side_from_position": "Left or right was judged from the place on the film; the file does not say.",
+}
+
+# No scripts, no frames, no fonts, no requests: what is not in this file cannot be loaded by it.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def render(
+    knees: Sequence[tuple[str, Record]],
+    failures: Sequence[tuple[str, str]],
+    skipped: Sequence[tuple[str, str]],
+    made_by: Mapping[str, Any],
+    picture: Callable[[str, str], bytes],
+    link: Callable[[str, str], str],
+) -> Iterator[bytes]:
+    """Write the report, piece by piece: a thousand films do not fit comfortably into one string.
+
+    Parameters
+    ----------
+    knees : sequence of (str, mapping)
+        Name of the outputs and record (`deepknee.report.knee_record`) of each knee, in the order of the cards.
+    failures, skipped : sequence of (str, str)
+        File and reason.
+    made_by : mapping
+        What read the films, as in the records.
+    picture : callable
+        Returns the JPEG of a name's picture ``"landmarks"`` or ``"attention"``.
+    link : callable
+        Returns where that picture's PNG lies, relative to the report, as a URL.
+
+    Yields
+    ------
+    bytes
+        UTF-8; bytes of a file name that are no text come out as ``\\udcXX``.
+    """
+    yield _encode(_head([record for _, record in knees], failures, skipped))
+    for name, record in knees:
+        figures = "".join(
+            _figure(record, kind, picture(name, kind), link(name, kind)) for kind in ("landmarks", "attention")
+        )
+        yield _encode(_card(record, figures))
+    yield _encode(f"</main>\n{_failures(failures, skipped)}{_foot(made_by)}</body>\n</html>\n")
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _head(knees: Sequence[Record], failures: Sequence[Any], skipped: Sequence[Any]) -> str:
+    films = len({record["file"] for record in knees})
+    figures = [(films, "films read"), (len(knees), "knees"), (len(failures), "films not read")]
+    if skipped:
+        figures.append((len(skipped), "other files"))
+    flagged = sum(bool(record["flags"]) for record in knees)
+    figures.append((flagged, "knees with remarks"))
+    numbers = "".join(f"<div><dt>{name}</dt><dd>{count}</dd></div>" for count, name in figures)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>Knee readings</title>\n<style>\n{CSS}</style>\n</head>\n<body>\n"
+        f'<header><h1>Knee readings</h1><p class="notice">{NOTICE}</p>\n<dl class="figures">{numbers}</dl>\n'
+        f'{_filters(knees)}</header>\n<main class="cards">\n'
+    )
+
+
+def _filters(knees: Sequence[Record]) -> str:
+    """Boxes that hide cards by CSS alone."""
+    counts = Counter(record["kl"] for record in knees)
+    boxes = "".join(
+        f'<label title="{word}"><input type="checkbox" id="show{grade}" checked>'
+        f'<span class="grade g{grade}">KL {grade}</span> {counts[grade]}</label>'
+        for grade, word in enumerate(GRADE_WORDS)
+    )
+    remarks = '<label><input type="checkbox" id="remarks"> only knees with remarks</label>'
+    return f'<form class="filters" autocomplete="off"><span>Show</span>{boxes}{remarks}</form>\n' if knees else ""
+
+
+def _card(record: Record, figures: str) -> str:
+    grade, side = int(record["kl"]), SIDE_WORDS[record["side"]]
+    remarks = "".join(f"<li>{escape(flag_words(flag))}</li>" for flag in record["flags"])
+    return (
+        f'<article class="card k{grade}{" remarked" if remarks else ""}">\n'
+        f'<h2>{side} <span class="grade g{grade}" title="{GRADE_WORDS[grade]}">KL {grade}</span></h2>\n'
+        f'<p class="file"><bdi>{escape(record["file"])}</bdi></p>\n<div class="pictures">{figures}</div>\n'
+        f"{_bars(record['probabilities'], grade)}<p><b>Pixel spacing</b> {_spacing(record)}</p>\n"
+        f"{f'<ul class=remarks>{remarks}</ul>' if remarks else ''}</article>\n"
+    )
+
+
+def _figure(record: Record, kind: str, jpeg: bytes, link: str) -> str:
+    data = base64.b64encode(jpeg).decode("ascii")
+    label = f"{SIDE_WORDS[record['side']]}, {kind}"
+    return (
+        f'<figure><a href="{escape(link)}" title="full size"><img loading="lazy" decoding="async" '
+        f'alt="{label}" width="300" height="300" src="data:image/jpeg;base64,{data}"></a>'
+        f"<figcaption>{kind}</figcaption></figure>"
+    )
+
+
+def _bars(chances: Iterable[float], chosen: int) -> str:
+    rows = "".join(
+        f'<tr{" class=chosen" if grade == chosen else ""}><th scope="row">KL {grade}</th>'
+        f'<td class="bar"><i style="width:{100 * chance:.1f}%"></i></td><td>{chance:.2f}</td></tr>'
+        for grade, chance in enumerate(chances)
+    )
+    return f'<table class="bars"><caption>Probability of each grade</caption>{rows}</table>\n'
+
+
+def _spacing(record: Record) -> str:
+    kind = str(record["spacing_kind"])
+    words = SPACING_WORDS.get(kind) or kind
+    number = spacing_text(record["spacing_mm"]).replace("x", " × ")
+    return escape(f"{number} mm, {words}" if number else words)
+
+
+def flag_words(flag: str) -> str:
+    """Say a flag in words; one that is not known here, as it is.
+
+    Examples
+    --------
+    >>> flag_words("nominal_scale")
+    'The film carries no pixel spacing; its scale was guessed from the size of the knee.'
+    """
+    return FLAG_WORDS.get(flag) or flag.replace("_", " ")
+
+
+def _failures(failures: Sequence[tuple[str, str]], skipped: Sequence[tuple[str, str]]) -> str:
+    parts = []
+    for title, rows in (("Films that were not read", failures), ("Files that are no films", skipped)):
+        if rows:
+            lines = "".join(
+                f"<tr><td><bdi>{escape(file)}</bdi></td><td>{escape(reason)}</td></tr>\n" for file, reason in rows
+            )
+            head = '<tr><th scope="col">file</th><th scope="col">reason</th></tr>'
+            parts.append(f'<section class="failures"><h2>{title} ({len(rows)})</h2>\n<table>{head}\n{lines}</table>')
+            parts.append("</section>\n")
+    return "".join(parts)
+
+
+def _foot(made_by: Mapping[str, Any]) -> str:
+    return (
+        f"<footer><p>{NOTICE} Knees are shown as on the film; left knees are not mirrored. Circles are the 16 "
+        "landmarks, lines the bones' outlines through them. Attention is Grad-CAM: where the networks found what "
+        "speaks for the grade, not a proof of disease. Full-size pictures, JSON and CSV lie beside this file.</p>"
+        f"<p>Read by {escape(_made_by(made_by))}</p></footer>\n"
+    )
+
+
+def _made_by(made_by: Mapping[str, Any]) -> str:
+    weights = made_by.get("weights") or {}
+    nets = "; ".join(f"{task}: {what['experiment']} × {len(what['files'])}" for task, what in weights.items())
+    code = made_by.get("code") or {}
+    return f"{nets} (weights {made_by.get('id', 'unknown')}); code {code.get('package')} {code.get('commit') or ''}"

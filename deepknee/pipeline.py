@@ -1,0 +1,285 @@
+"""From a radiograph to a reading: find the knees, cut their ROIs, grade them. The only importer of `kneel.localize`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deepknee.ensemble import Grader
+from deepknee.model import GRADES
+from deepknee.weights import Weights, WeightsError, find_weights
+from kneel.imaging.dicom import read_radiograph
+from kneel.imaging.geometry import RoiFrame, Side, Spacing
+from kneel.imaging.radiograph import Radiograph, SpacingKind, normalize_percentiles
+from kneel.localize import KneeLocalizer, LocatedKnee
+
+DEVICES = ("auto", "cpu", "cuda")
+_OUTSIDE_SHARE = 0.1  # of the ROI: the joint itself fills about half of it
+
+
+class DeviceError(ValueError):
+    """A device that is not known or not there."""
+
+
+class ReadingError(ValueError):
+    """A film whose knees cannot be read although the film itself can."""
+
+
+@dataclass(frozen=True, eq=False)
+class KneeReading:
+    """One knee of a film.
+
+    Attributes
+    ----------
+    side : {"L", "R"}
+        Laterality.
+    kl : int
+        Kellgren-Lawrence grade of the largest probability, 0 to 4.
+    probabilities : ndarray, shape (5,)
+        Of the grades 0 to 4; sum 1.
+    landmarks : ndarray, shape (16, 2)
+        (x, y) in film pixels, order of `kneel.imaging.schema.LANDMARKS`.
+    spread_px : ndarray, shape (16,)
+        How uncertain each landmark is, in film pixels.
+    attention : ndarray, shape (S, S), float32
+        Grad-CAM in [0, 1] on the grid of `roi`.
+    roi : ndarray, shape (S, S), uint8
+        What the grading networks saw: lateral is at small x, so left knees of an ordinary film are mirrored.
+    frame : RoiFrame
+        Where `roi` and `attention` lie on the film.
+    center : (float, float)
+        (x, y) of the joint centre in film pixels.
+    confidence : float
+        Of the localiser, 0 to 1.
+    spacing_mm : (float, float) or None
+        (row, column) spacing of the film in mm; None when the film has none, whatever scale the ROI was given.
+    spacing_kind : {"calibrated", "detector", "given", "none"}
+        Where the spacing comes from.
+    flags : tuple of str
+        What to know before trusting the reading: those of `kneel.localize.LocatedKnee`, and ``roi_outside_film`` when
+        more than a tenth of the ROI has no picture.
+    """
+
+    side: Side
+    kl: int
+    probabilities: NDArray[np.float64]
+    landmarks: NDArray[np.float64]
+    spread_px: NDArray[np.float64]
+    attention: NDArray[np.float32]
+    roi: NDArray[np.uint8]
+    frame: RoiFrame
+    center: tuple[float, float]
+    confidence: float
+    spacing_mm: Spacing | None
+    spacing_kind: SpacingKind
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """A film and its knees.
+
+    Attributes
+    ----------
+    radiograph : Radiograph
+        The film with its metadata; holds the pixels, so keep only `knees` when you read thousands.
+    knees : tuple of KneeReading
+        None, one or two; the right knee first.
+    """
+
+    radiograph: Radiograph
+    knees: tuple[KneeReading, ...]
+
+
+def read_knees(radiograph: Radiograph, localizer: KneeLocalizer, grader: Grader) -> Reading:
+    """Find and grade the knees of a film.
+
+    Parameters
+    ----------
+    radiograph : Radiograph
+        The film.
+    localizer : KneeLocalizer
+        Finds the knees and their landmarks.
+    grader : Grader
+        Grades their ROIs.
+
+    Returns
+    -------
+    Reading
+        Without knees when none was found: that is not an error here.
+
+    Raises
+    ------
+    ReadingError
+        A network answered with numbers that are no reading (not finite, probabilities that do not sum to 1), or two
+        knees of one side.
+    """
+    located = list(localizer.locate(radiograph))
+    if not located:
+        return Reading(radiograph, ())
+    sides = [knee.side for knee in located]
+    if len(set(sides)) != len(sides) or not set(sides) <= {"L", "R"}:
+        raise ReadingError(f"{radiograph.source}: sides of the knees are {sides}: must be L, R or one of each")
+    film = _display(normalize_percentiles(radiograph.pixels, padding=radiograph.padding))
+    frames = [grader.frame(knee.center, knee.spacing_mm, _looks_like(knee.side, radiograph)) for knee in located]
+    rois = np.stack([frame.crop(film) for frame in frames])
+    grade = grader.predict(rois)
+    knees = zip(located, frames, rois, grade.probabilities, grade.attention, strict=True)
+    return Reading(radiograph, tuple(_knee(radiograph, *parts) for parts in knees))
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads films with one set of weights.
+
+    Attributes
+    ----------
+    localizer : KneeLocalizer
+        Finds the knees and their landmarks.
+    grader : Grader
+        Grades their ROIs.
+    weights : Weights or None
+        Where both come from.
+    """
+
+    localizer: KneeLocalizer
+    grader: Grader
+    weights: Weights | None = None
+
+    def read(self, source: Any, *, spacing_mm: float | Spacing | None = None, frame: int | None = None) -> Reading:
+        """Read one film.
+
+        Parameters
+        ----------
+        source : path_like, bytes, binary file or pydicom.Dataset
+            A DICOM file or a picture, as for `kneel.imaging.dicom.read_radiograph`.
+        spacing_mm : float or (float, float), optional
+            Spacing, or (row, column) spacing, in mm; goes before that of the file.
+        frame : int, optional
+            Which frame of a file with several.
+
+        Returns
+        -------
+        Reading
+            The film and its knees, if any.
+
+        Raises
+        ------
+        RadiographError
+            The film cannot be read.
+        ReadingError
+            The film can be read, its knees cannot.
+        """
+        return read_knees(read_radiograph(source, spacing_mm=spacing_mm, frame=frame), self.localizer, self.grader)
+
+
+def load_reader(
+    weights: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Weights | None = None, device: str = "auto"
+) -> Reader:
+    """Load the networks once, to read any number of films.
+
+    Parameters
+    ----------
+    weights : path_like, sequence of path_like, or Weights, optional
+        Folder of snapshots, or several; by default what `deepknee.weights.find_weights` finds.
+    device : {"auto", "cpu", "cuda"}
+        Where the networks run; ``"auto"`` takes a CUDA device when there is one.
+
+    Returns
+    -------
+    Reader
+        Ready to read.
+
+    Raises
+    ------
+    WeightsError
+        No weights, damaged ones, or not those of one localiser and one grader; says what to do.
+    DeviceError
+        Another device than these, or ``"cuda"`` where there is none.
+    """
+    chosen = weights if isinstance(weights, Weights) else find_weights(weights)
+    place = choose_device(device)
+    try:
+        localizer = KneeLocalizer.from_snapshots(chosen.paths("lc"), chosen.paths("hc"), device=place)
+        grader = Grader.from_snapshots(chosen.paths("kl"), device=place)
+    except ValueError as error:
+        raise WeightsError(str(error)) from error
+    return Reader(localizer, grader, chosen)
+
+
+def choose_device(device: str) -> str:
+    """Say which torch device a choice stands for: ``"cpu"`` or ``"cuda"``.
+
+    Parameters
+    ----------
+    device : {"auto", "cpu", "cuda"}
+        The choice.
+
+    Raises
+    ------
+    DeviceError
+        Another device than these, or ``"cuda"`` where there is none.
+    """
+    if device not in DEVICES:
+        raise DeviceError(f"device is {device!r}: must be one of {', '.join(DEVICES)}")
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise DeviceError("device is 'cuda': torch finds no CUDA device here; choose 'auto' or 'cpu'")
+    return "cuda" if available and device != "cpu" else "cpu"
+
+
+def _knee(
+    radiograph: Radiograph,
+    located: LocatedKnee,
+    frame: RoiFrame,
+    roi: NDArray[np.uint8],
+    probabilities: NDArray,
+    attention: NDArray,
+) -> KneeReading:
+    chances, points = np.asarray(probabilities, float), np.asarray(located.landmarks, float)
+    # argmax of NaN is 0: without this check a broken network would call every knee healthy
+    if chances.shape != (GRADES,) or not abs(chances.sum() - 1) < 1e-3 or not (chances >= 0).all():
+        raise ReadingError(f"{radiograph.source}: probabilities of knee {located.side} are {chances}: must sum to 1")
+    if points.shape != (16, 2) or not np.isfinite(points).all():
+        raise ReadingError(f"{radiograph.source}: landmarks of knee {located.side} are not 16 finite points")
+    return KneeReading(
+        side=located.side,
+        kl=int(chances.argmax()),
+        probabilities=chances,
+        landmarks=points,
+        spread_px=np.asarray(located.spread_px, float),
+        attention=np.asarray(attention, np.float32),
+        roi=roi,
+        frame=frame,
+        center=(float(located.center[0]), float(located.center[1])),
+        confidence=float(located.confidence),
+        spacing_mm=radiograph.spacing_mm,
+        spacing_kind=radiograph.spacing_kind,
+        flags=tuple(dict.fromkeys([*located.flags, *_flags(radiograph, frame)])),
+    )
+
+
+def _looks_like(side: Side, radiograph: Radiograph) -> Side:
+    """Return the side that a knee looks like: on a film that is seen from behind, the other one."""
+    if not radiograph.columns_reversed:
+        return side
+    return "R" if side == "L" else "L"
+
+
+def _flags(radiograph: Radiograph, frame: RoiFrame) -> list[str]:
+    corners = frame.to_image(np.array([(0, 0), frame.size]) - 0.5)
+    low, high = np.sort(corners, axis=0)
+    last = np.array(radiograph.pixels.shape[::-1]) - 0.5
+    inside = np.clip(np.minimum(high, last) - np.maximum(low, -0.5), 0, None)
+    return ["roi_outside_film"] if 1 - inside.prod() / (high - low).prod() > _OUTSIDE_SHARE else []
+
+
+def _display(film: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """[0, 1] to 0..255, to the nearest."""
+    return np.rint(film * 255).astype(np.uint8)

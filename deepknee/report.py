@@ -1,0 +1,139 @@
+"""A reading as files: a JSON record and two PNG pictures a knee, and the rows of the tables.
+
+Tables are made from the JSON records alone, so that they can be made again at any time.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepknee.pipeline import KneeReading
+from kneel.imaging.radiograph import Radiograph
+
+FORMAT = 1  # of the JSON records; another number is another program's
+NOTICE = "Research use only. Not a medical device."
+CONVENTION = (
+    "points are (x, y) in pixels of the film, an integer is the centre of a pixel; spacing is (row, column) in mm"
+)
+
+RESULT_COLUMNS = (
+    *("file", "side", "kl", "p0", "p1", "p2", "p3", "p4", "spacing_mm", "spacing_kind"),
+    *(f"{axis}{number}" for number in range(16) for axis in "xy"),
+    "flags",
+)
+FAILURE_COLUMNS = ("file", "reason")
+
+_FILM_KEYS = (
+    *("laterality", "view", "modality", "patient_id", "study_instance_uid", "series_instance_uid"),
+    *("sop_instance_uid", "sop_class_uid"),
+)
+
+
+def knee_record(file: str, radiograph: Radiograph, knee: KneeReading, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe a knee as JSON.
+
+    Parameters
+    ----------
+    file : str
+        The film, as the user named it.
+    radiograph : Radiograph
+        The film.
+    knee : KneeReading
+        One of its knees.
+    provenance : mapping
+        What read it: weights and code.
+
+    Returns
+    -------
+    dict
+        JSON; all numbers of the reading but the pictures.
+    """
+    rows, columns = radiograph.pixels.shape
+    frame = knee.frame
+    return {
+        "format": FORMAT,
+        "notice": NOTICE,
+        "convention": CONVENTION,
+        "file": file,
+        "side": knee.side,
+        "kl": knee.kl,
+        "probabilities": _plain(knee.probabilities),
+        "landmarks": _plain(knee.landmarks),
+        "spread_px": _plain(knee.spread_px),
+        "center": _plain(knee.center),
+        "confidence": knee.confidence,
+        "spacing_mm": None if knee.spacing_mm is None else _plain(knee.spacing_mm),
+        "spacing_kind": knee.spacing_kind,
+        "flags": list(knee.flags),
+        "roi": {
+            "center": _plain(frame.center),
+            "film_px_per_roi_px": _plain(frame.scale),
+            "size": [int(side) for side in frame.size],
+            "mirrored": bool(frame.mirrored),
+        },
+        "film": {"rows": rows, "columns": columns, **{key: getattr(radiograph, key) for key in _FILM_KEYS}},
+        "made_by": dict(provenance),
+    }
+
+
+def to_json(record: Mapping[str, Any]) -> bytes:
+    """Write a record as JSON: ASCII, one line a value, no NaN."""
+    return (json.dumps(record, indent=1, allow_nan=False) + "\n").encode("ascii")
+
+
+def result_row(record: Mapping[str, Any]) -> list[str]:
+    """Return the row of a knee in ``results.csv``.
+
+    Parameters
+    ----------
+    record : mapping
+        From `knee_record`.
+
+    Returns
+    -------
+    list of str
+        As `RESULT_COLUMNS`: probabilities to 4 and points to 2 decimals, spacing as `spacing_text`, flags with ``;``.
+    """
+    points = [f"{value:.2f}" for point in record["landmarks"] for value in point]
+    chances = [f"{value:.4f}" for value in record["probabilities"]]
+    spacing = [spacing_text(record["spacing_mm"]), record["spacing_kind"]]
+    return [record["file"], record["side"], str(record["kl"]), *chances, *spacing, *points, ";".join(record["flags"])]
+
+
+def spacing_text(spacing_mm: Iterable[float] | None) -> str:
+    """Print a spacing: one number when rows and columns have the same, ``ROWxCOLUMN`` otherwise, nothing for none.
+
+    Parameters
+    ----------
+    spacing_mm : (float, float) or None
+        (row, column) spacing in mm.
+
+    Examples
+    --------
+    >>> spacing_text((0.143, 0.143)), spacing_text((0.2, 0.1)), spacing_text(None)
+    ('0.143', '0.2x0.1', '')
+    """
+    if spacing_mm is None:
+        return ""
+    row, column = (f"{value:.6g}" for value in spacing_mm)
+    return row if row == column else f"{row}x{column}"
+
+
+def to_csv(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> bytes:
+    """Write a table as CSV in UTF-8; bytes of a file name that are no text come out as ``\\udcXX``."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(columns)
+    table.writerows(rows)
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _plain(values: Iterable[Any] | NDArray) -> list[Any]:
+    return np.asarray(values, float).tolist()

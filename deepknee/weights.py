@@ -1,0 +1,210 @@
+"""Which networks read a film: folders of snapshots are searched, and refused rather than guessed about."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from kneel.engine.snapshot import SnapshotError, load_snapshot
+
+TASKS = {"lc": "joint centres (lc)", "hc": "landmarks (hc)", "kl": "KL grades (kl)"}
+PRETRAINED = "pretrained"
+DEMO_RUNS = ("demo", "workdir")  # where `make demo` and run_experiments.sh put what they train
+HOW_TO_GET = "train some with `make demo`, or name a folder of snapshots with --weights"
+
+
+class WeightsError(ValueError):
+    """Weights that are missing, or of which it is not clear which to use; says how to get or choose them."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One network on disk.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    task : str
+        ``"lc"``, ``"hc"`` or ``"kl"``.
+    experiment : str
+        Name of the experiment that made it: what its metadata say, else the folder above ``fold_*``, else its own name
+        without the fold.
+    fold : int or None
+        Held-out fold of the training.
+    settings : mapping
+        The experiment, as resolved when it was trained.
+    sha256 : str
+        Of the file.
+    """
+
+    path: Path
+    task: str
+    experiment: str
+    fold: int | None
+    settings: Any
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The networks of one reader: an ensemble for each task, all of one experiment.
+
+    Attributes
+    ----------
+    snapshots : tuple of Snapshot
+        In the order of tasks, then folds.
+    """
+
+    snapshots: tuple[Snapshot, ...]
+
+    def paths(self, task: str) -> list[Path]:
+        """Return the files of a task.
+
+        Parameters
+        ----------
+        task : str
+            ``"lc"``, ``"hc"`` or ``"kl"``.
+        """
+        return [snapshot.path for snapshot in self.snapshots if snapshot.task == task]
+
+    @cached_property
+    def id(self) -> str:
+        """Sixteen hexadecimal digits that change with any of the networks, and with nothing else."""
+        parts = sorted(f"{snapshot.task} {snapshot.sha256}" for snapshot in self.snapshots)
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+    def describe(self) -> dict[str, Any]:
+        """Return experiment and files (name and sha256) of every task, as JSON."""
+        return {
+            task: {
+                "experiment": next(s.experiment for s in self.snapshots if s.task == task),
+                "files": [
+                    {"file": "/".join(s.path.parts[-3:]), "sha256": s.sha256} for s in self.snapshots if s.task == task
+                ],
+            }
+            for task in TASKS
+        }
+
+    def __str__(self) -> str:
+        lines = (f"{task} {what['experiment']} x {len(what['files'])}" for task, what in self.describe().items())
+        return f"{', '.join(lines)} (weights {self.id})"
+
+
+def find_weights(folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None) -> Weights:
+    """Find the networks to read with.
+
+    Parameters
+    ----------
+    folders : path_like or sequence of path_like, optional
+        Folders (or files) of snapshots, searched all the way down. Without them: ``pretrained/`` when it holds
+        snapshots, else the newest of the complete demo runs (``demo/``, ``workdir/``); each in the current folder,
+        then in the checkout that the package runs from.
+
+    Returns
+    -------
+    Weights
+        One experiment for each task, with all of its folds.
+
+    Raises
+    ------
+    WeightsError
+        None found, a task without weights, a ``.safetensors`` file that is damaged or no snapshot, or two experiments
+        of one task in folders that were named (of demo runs, the newest is taken).
+    """
+    if folders is not None:
+        named = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
+        return _choose(_read(map(Path, named)), ", ".join(os.fspath(place) for place in named))
+    roots = list(dict.fromkeys([Path.cwd(), Path(__file__).resolve().parents[1]]))
+    for root in roots:
+        released = _read([root / PRETRAINED])
+        if released:
+            return _choose(released, str(root / PRETRAINED))
+    runs = [_newest(_read([root / name])) for root in roots for name in DEMO_RUNS]
+    complete = [run for run in runs if {s.task for s in run} == set(TASKS)]
+    if not complete:
+        looked = ", ".join(str(root / name) for root in roots for name in (PRETRAINED, *DEMO_RUNS))
+        raise WeightsError(f"no weights found in {looked}: {HOW_TO_GET}")
+    newest = max(complete, key=_time)
+    return _choose(newest, "the newest demo run")
+
+
+def _read(places: Iterable[Path]) -> list[Snapshot]:
+    """Read what describes the snapshots at some places; best.safetensors of a training goes before its last."""
+    found: dict[str, Snapshot] = {}
+    for place in places:
+        if not place.exists():
+            continue
+        files = [place] if place.is_file() else sorted(place.rglob("*.safetensors"))
+        for path in files:
+            if path.name == "last.safetensors" and path.with_name("best.safetensors") in files:
+                continue
+            snapshot = _describe(path)
+            if snapshot.task in TASKS:
+                found.setdefault(snapshot.sha256, snapshot)  # a copy adds nothing to an ensemble
+    return list(found.values())
+
+
+def _describe(path: Path) -> Snapshot:
+    try:
+        _, meta = load_snapshot(path)
+    except SnapshotError as error:
+        raise WeightsError(str(error)) from error
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    name = meta.get("name")
+    if not name and re.fullmatch(r"fold_?\d+", path.parent.name):
+        name = path.parent.parent.name
+    if not name:
+        name = re.sub(r"[_-]?fold_?\d+$", "", path.stem) or path.stem
+    return Snapshot(path, str(meta.get("task")), str(name), meta.get("fold"), meta.get("experiment"), digest)
+
+
+def _choose(snapshots: list[Snapshot], where: str) -> Weights:
+    """Take all, if they are one experiment for each task."""
+    chosen: list[Snapshot] = []
+    for task, words in TASKS.items():
+        mine = [snapshot for snapshot in snapshots if snapshot.task == task]
+        if not mine:
+            raise WeightsError(f"{where}: no weights for {words}: {HOW_TO_GET}")
+        _check_one_experiment(mine, where, words)
+        chosen += sorted(mine, key=lambda snapshot: (snapshot.fold is None, snapshot.fold, str(snapshot.path)))
+    return Weights(tuple(chosen))
+
+
+def _check_one_experiment(snapshots: list[Snapshot], where: str, words: str) -> None:
+    first = snapshots[0]
+    for other in snapshots[1:]:
+        if other.experiment != first.experiment:
+            what = (
+                f"two experiments for {words}: {first.experiment} ({first.path}) and {other.experiment} ({other.path})"
+            )
+        elif other.settings != first.settings:
+            what = f"{first.path} and {other.path} are both of {first.experiment}, but were trained with other settings"
+        elif any(other.fold == twin.fold for twin in snapshots if twin is not other):
+            twin = next(twin for twin in snapshots if twin is not other and twin.fold == other.fold)
+            what = f"{twin.path} and {other.path} are both fold {other.fold} of {first.experiment}"
+        else:
+            continue
+        raise WeightsError(f"{where}: {what}; choose by naming the folders of one each: --weights A --weights B ...")
+
+
+def _newest(snapshots: list[Snapshot]) -> list[Snapshot]:
+    """Keep the experiment of each task that was written last."""
+    kept = []
+    for task in TASKS:
+        mine = [snapshot for snapshot in snapshots if snapshot.task == task]
+        if mine:
+            last = max(mine, key=lambda snapshot: snapshot.path.stat().st_mtime_ns)
+            kept += [snapshot for snapshot in mine if snapshot.experiment == last.experiment]
+    return kept
+
+
+def _time(snapshots: list[Snapshot]) -> int:
+    return max(snapshot.path.stat().st_mtime_ns for snapshot in snapshots)
