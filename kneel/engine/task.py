@@ -1,6 +1,6 @@
 """What the engine needs to know of a task."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,9 +11,9 @@ from torch.utils.data import Dataset
 
 class Task(Protocol):
     """
-    Something that can be trained; the engine calls the methods in this order.
+    Something that can be trained; data sets are built first, then the model, then `describe` is asked.
 
-    Randomness: global generators of Python, numpy and torch are seeded by the engine before each call.
+    Draw from the global generators of Python, numpy and torch: the engine seeds them before each step of the way.
     """
 
     def build_model(self) -> nn.Module:
@@ -76,7 +76,7 @@ class Task(Protocol):
             Every first dimension is the batch.
         """
 
-    def metrics(self, outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
+    def metrics(self, outputs: dict[str, np.ndarray]) -> dict[str, float]:
         """
         Judge the whole validation set.
 
