@@ -1,0 +1,162 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deepknee.augment import Intensity, adjust_contrast
+from deepknee.ensemble import Grader, GraderSettings, Member, ModelSettings, build_net, load_member
+from deepknee.model import KneeNet
+from deepknee.patches import PatchGeometry
+from kneel.engine.snapshot import SnapshotError, save_snapshot
+
+PARITY = Path(__file__).resolve().parents[1].parent / "shared" / "parity"
+GEOMETRY = PatchGeometry(roi_mm=50.0, roi_px=140, crop=136, patch=64, top=40)
+
+
+def settings(geometry: PatchGeometry = GEOMETRY, temperature: float = 1.0, contrast: str = "film") -> GraderSettings:
+    intensity = Intensity(contrast=contrast, mean=0.4, std=0.2)  # type: ignore[arg-type]
+    return GraderSettings(model=ModelSettings(width=2), geometry=geometry, intensity=intensity, temperature=temperature)
+
+
+def member(seed: int, **options: object) -> Member:
+    torch.manual_seed(seed)
+    return Member(build_net(ModelSettings(width=2)).eval(), settings(**options))  # type: ignore[arg-type]
+
+
+def random_rois(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 140, 140), np.uint8)
+
+
+def logits(part: Member, rois: np.ndarray) -> torch.Tensor:
+    """Written out once more, by hand and without the code under test."""
+    patches = [
+        torch.from_numpy(rois[:, 42:106, 2:66] / 255),
+        torch.from_numpy(rois[:, 42:106, 74:138][..., ::-1] / 255),
+    ]
+    lateral, medial = (((patch - 0.4) / 0.2).float()[:, None] for patch in patches)
+    with torch.no_grad():
+        return part.net(lateral, medial).double()
+
+
+def test_mean_of_probabilities() -> None:
+    members, rois = [member(0), member(1, temperature=2.0)], random_rois(3)
+    first, second = (logits(part, rois) for part in members)
+    expected = (first.softmax(1) + (second / 2).softmax(1)) / 2
+    grade = Grader(members).predict(rois)
+    np.testing.assert_allclose(grade.probabilities, expected.numpy(), atol=1e-6)
+    np.testing.assert_array_equal(grade.kl, expected.argmax(1).numpy())
+
+
+def test_2018_is_the_softmax_of_summed_logits() -> None:
+    members, rois = [member(0), member(1), member(2), member(3)], random_rois(2)
+    expected = sum(logits(part, rois) for part in members).softmax(1)  # type: ignore[union-attr]
+    np.testing.assert_allclose(Grader(members, mode="2018").predict(rois).probabilities, expected.numpy(), atol=1e-6)
+
+
+def test_attention_lies_in_the_patches_and_reaches_one() -> None:
+    attention = Grader([member(0), member(1)]).predict(random_rois(4)).attention
+    assert attention.shape == (4, 140, 140)
+    assert attention.dtype == np.float32
+    np.testing.assert_allclose(attention.max((1, 2)), 1)
+    windows = np.zeros((140, 140), bool)
+    windows[42:106, 2:66] = windows[42:106, 74:138] = True
+    assert not attention[:, ~windows].any()
+
+
+def test_attention_of_a_medial_finding_is_medial() -> None:
+    """A network whose only channel is brightness, read from the medial side alone, must look medially."""
+    net = KneeNet(width=1).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.fill_(0.1)
+        net.final[1].weight[:, :4] = 0
+    part = Member(net, settings().model_copy(update={"model": ModelSettings(width=1)}))
+    attention = Grader([part]).predict(random_rois(1)).attention[0]
+    assert attention[:, 74:].max() == 1
+    assert attention[:, :74].max() == 0
+
+
+def test_an_empty_map_stays_empty() -> None:
+    part = member(0)
+    with torch.no_grad():
+        part.net.final[1].weight.zero_()
+    assert not Grader([part]).predict(random_rois(1)).attention.any()
+
+
+@pytest.mark.parametrize("count", [0, 1, 33])
+def test_batches_do_not_matter(count: int) -> None:
+    grader, rois = Grader([member(0)]), random_rois(count)
+    together = grader.predict(rois)
+    assert together.probabilities.shape == (count, 5)
+    assert together.attention.shape == (count, 140, 140)
+    for number in range(0, count, 8):
+        alone = grader.predict(rois[number : number + 1])
+        np.testing.assert_allclose(alone.probabilities[0], together.probabilities[number], atol=1e-5)
+
+
+def test_contrast_of_the_snapshot_is_used() -> None:
+    rois = random_rois(1) // 4 + 30
+    plain, stretched = Grader([member(0)]), Grader([member(0, contrast="roi")])
+    by_hand = plain.predict(adjust_contrast(rois[0], "roi")[None])
+    np.testing.assert_array_equal(stretched.predict(rois).probabilities, by_hand.probabilities)
+
+
+def test_refusals() -> None:
+    other = GEOMETRY.model_copy(update={"top": 41})
+    with pytest.raises(ValueError, match="different geometry"):
+        Grader([member(0), member(0, geometry=other)])
+    with pytest.raises(ValueError, match="no network"):
+        Grader([])
+    with pytest.raises(ValueError, match="mode is 'median'"):
+        Grader([member(0)], mode="median")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="rois are float64"):
+        Grader([member(0)]).predict(np.zeros((1, 140, 140)))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must be \\(N, 140, 140\\)"):
+        Grader([member(0)]).predict(np.zeros((140, 140), np.uint8))
+
+
+def test_snapshot_rebuilds_the_member(tmp_path: Path) -> None:
+    part, path = member(0, temperature=1.5, contrast="roi"), tmp_path / "net.safetensors"
+    save_snapshot(path, part.net.state_dict(), {"task": "kl", **part.settings.model_dump(mode="json")})
+    rois = random_rois(2)
+    assert load_member(path).settings == part.settings
+    np.testing.assert_array_equal(
+        Grader.from_snapshots([path]).predict(rois).probabilities, Grader([part]).predict(rois).probabilities
+    )
+
+
+def test_snapshots_of_others_are_refused(tmp_path: Path) -> None:
+    part, path = member(0), tmp_path / "net.safetensors"
+    meta = {"task": "kl", **part.settings.model_dump(mode="json")}
+    save_snapshot(path, part.net.state_dict(), {**meta, "task": "hc"})
+    with pytest.raises(SnapshotError, match="task is 'hc'"):
+        load_member(path)
+    save_snapshot(path, part.net.state_dict(), {key: meta[key] for key in ("task", "model", "geometry")})
+    with pytest.raises(SnapshotError, match=r"(?s)net\.safetensors.*intensity"):
+        load_member(path)
+    save_snapshot(path, build_net(ModelSettings(width=3)).state_dict(), meta)
+    with pytest.raises(SnapshotError, match=r"(?s)net\.safetensors.*size mismatch"):
+        load_member(path)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_reading_of_the_authors_ensemble(side: str) -> None:
+    """Crop, probabilities and heat map of the original pipeline; the left knee was mirrored before it."""
+    if not PARITY.is_dir():
+        pytest.skip("the authors' outputs are not beside this checkout")
+    mean, std = np.load(PARITY / "deepknee_mean_std.npy").ravel().tolist()
+    how = GraderSettings(model=ModelSettings(), geometry=PatchGeometry(), intensity=Intensity(mean=mean, std=std))
+    members = []
+    for seed in range(3):
+        weights = torch.load(PARITY / f"deepknee_seed_{seed}.pth", weights_only=True)
+        net = build_net(how.model)
+        net.load_state_dict({key.removeprefix("module."): value for key, value in weights.items()})
+        members.append(Member(net, how))
+    expected = np.load(PARITY / "deepknee_predict.npz")
+    roi = expected["img350"] if side == "right" else expected["img350"][:, ::-1]
+    np.testing.assert_array_equal(roi[25:325, 25:325], expected[f"{side}_crop"])
+    grade = Grader(members, mode="2018").predict(roi[None])
+    np.testing.assert_allclose(grade.probabilities[0], expected[f"{side}_probs"], atol=1e-5)
+    np.testing.assert_allclose(grade.attention[0, 25:325, 25:325], expected[f"{side}_heatmap"], atol=1e-4)
+    assert grade.kl[0] == expected[f"{side}_kl"]
