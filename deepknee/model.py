@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 GRADES = 5
+MIN_PATCH = 49  # pixels; of a smaller patch nothing is left after the last convolution
 
 
 class Branch(nn.Module):

@@ -1,6 +1,5 @@
 """Where graded knees come from: annotated films, or a folder of graded pictures."""
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.radiograph import RadiographError, normalize_percentiles
 from kneel.imaging.schema import CENTER
 
+_NAMED = "SUBJECT followed by L or R and .png"
 _NAME = re.compile(r"(?P<subject>.+)(?P<side>[LR])\.png")
 
 
@@ -114,7 +114,7 @@ def graded_files(folder: Path) -> list[Path]:
         raise DatasetError(f"{folder}: no folder {', '.join(missing)}; needs one a grade, 0 to {GRADES - 1}")
     paths = [path for grade in range(GRADES) for path in sorted((folder / str(grade)).iterdir())]
     paths = [path for path in paths if not path.name.startswith(".")]
-    refuse([f"{path}: must be named SUBJECT + L or R + .png" for path in paths if not _NAME.fullmatch(path.name)])
+    refuse([f"{path}: must be named {_NAMED}" for path in paths if not _NAME.fullmatch(path.name)])
     return paths
 
 
@@ -130,22 +130,29 @@ def read_graded(path: Path, geometry: PatchGeometry, contrast: Contrast) -> Grad
 
     Raises
     ------
+    RadiographError
+        The file cannot be read.
     DatasetError
-        Not a square picture.
+        It is not square or not of 8 bits.
     """
     match = _NAME.fullmatch(path.name)
-    picture = cv2.imread(os.fspath(path), cv2.IMREAD_GRAYSCALE)
-    if match is None or picture is None:
-        raise DatasetError(f"{path}: not a picture that can be read")
-    if picture.shape[0] != picture.shape[1]:
-        raise DatasetError(f"{path}: {picture.shape[1]} x {picture.shape[0]} pixels, must be square")
-    size = geometry.roi_px
-    if len(picture) != size:
-        shrink = len(picture) > size
-        picture = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
-    roi = picture if match["side"] == "R" else picture[:, ::-1]
-    roi = np.ascontiguousarray(255 - roi if has_dark_bone(roi) else roi)
+    if match is None:
+        raise DatasetError(f"{path}: must be named {_NAMED}")
+    picture = read_radiograph(path).pixels
+    if picture.dtype != np.uint8 or picture.shape[0] != picture.shape[1]:
+        found = f"{picture.shape[1]} x {picture.shape[0]} pixels of {picture.dtype}"
+        raise DatasetError(f"{path}: {found}, must be square and of 8 bits")
+    picture = picture.astype(np.uint8, copy=False)
+    roi = _resize(picture if match["side"] == "R" else picture[:, ::-1], geometry.roi_px)
+    roi = 255 - roi if has_dark_bone(roi) else roi
     return GradedKnee(adjust_contrast(roi, contrast), int(path.parent.name), match["subject"], str(path))
+
+
+def _resize(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    if len(picture) == size:
+        return np.ascontiguousarray(picture)
+    how = cv2.INTER_AREA if len(picture) > size else cv2.INTER_LINEAR
+    return cv2.resize(picture, (size, size), interpolation=how).astype(np.uint8, copy=False)
 
 
 def has_dark_bone(roi: NDArray[np.uint8]) -> bool:

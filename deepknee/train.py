@@ -17,7 +17,7 @@ from deepknee.augment import Augmentation, Contrast, Intensity, TrainingPatches,
 from deepknee.dataset import GradedKnees, PatchDataset, load_split
 from deepknee.ensemble import TASK, GraderSettings, ModelSettings, build_net
 from deepknee.metrics import grading_metrics
-from deepknee.model import KneeNet
+from deepknee.model import GRADES, MIN_PATCH, KneeNet
 from deepknee.patches import PatchGeometry
 from deepknee.sources import Source
 from kneel.engine.board import Board
@@ -72,6 +72,15 @@ class GradingExperiment(Settings):
     augmentation: Augmentation = Augmentation()
     sampling: Sampling = Sampling()
     training: TrainingConfig
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.geometry.patch < MIN_PATCH:
+            raise ValueError(f"geometry.patch = {self.geometry.patch}: the network needs at least {MIN_PATCH} pixels")
+        if self.augmentation.jitter_px > self.geometry.margin:
+            jitter, margin = self.augmentation.jitter_px, self.geometry.margin
+            raise ValueError(f"augmentation.jitter_px = {jitter}: the rim around geometry.crop is {margin} pixels")
+        return self
 
 
 class GradingTask:
@@ -156,7 +165,7 @@ class GradingTask:
             "experiment": self.experiment.model_dump(mode="json", exclude={"training"}),
             "fold": self.fold,
             **self.settings.model_dump(mode="json"),
-            "knees": {part: np.bincount(knees.grades, minlength=5).tolist() for part, knees in parts},
+            "knees": {part: np.bincount(knees.grades, minlength=GRADES).tolist() for part, knees in parts},
         }
 
     def _logits(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:

@@ -1,0 +1,142 @@
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from deepknee.dataset import GradedKnees
+from deepknee.ensemble import Grader
+from deepknee.patches import PatchGeometry
+from deepknee.train import GradingExperiment, GradingTask, patch_statistics, train_grader
+from kneel.engine.config import ConfigError, load_config
+
+FOLDER = Path(__file__).resolve().parents[1]
+EXPERIMENT = """
+task: kl
+data: {source: graded_folder}
+geometry: {roi_mm: 60, roi_px: 104, crop: 100, patch: 50, top: 25}
+model: {width: 4, dropout: 0}
+augmentation: {jitter_px: 2, rotation_deg: 3}
+training: {epochs: 15, batch_size: 10, learning_rate: 1e-2, monitor: kappa, mode: max, threads: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Knees whose joint space is the wider, the lower the grade."""
+    root = tmp_path_factory.mktemp("graded")
+    rng, subject = np.random.default_rng(0), 1
+    for part, each in (("train", 10), ("val", 4)):
+        for grade in range(5):
+            (root / part / str(grade)).mkdir(parents=True)
+            for _ in range(each + 5 * (grade == 0)):
+                picture = rng.integers(0, 20, (104, 104)) + 20
+                picture[:, 10:94] += 150
+                picture[52 - (14 - 3 * grade) : 52, 10:94] -= 140
+                cv2.imwrite(str(root / part / str(grade) / f"{subject}R.png"), picture.astype(np.uint8))
+                subject += 1
+    return root
+
+
+def experiment(tmp_path: Path, text: str = EXPERIMENT) -> GradingExperiment:
+    path = tmp_path / "small.yaml"
+    path.write_text(text)
+    return load_config(path, GradingExperiment)
+
+
+def test_a_training_learns_and_its_snapshot_grades(root: Path, tmp_path: Path) -> None:
+    settings = experiment(tmp_path)
+    result = train_grader(settings, root, tmp_path, name="small")
+    assert result.path_best == tmp_path / "small" / "fold_0" / "best.safetensors"
+    assert result.best_metric > 0.6
+    task = GradingTask(settings, root)
+    grade = Grader.from_snapshots([result.path_best]).predict(task.knees[1].rois)
+    found = task.metrics({"probabilities": grade.probabilities, "grades": task.knees[1].grades})
+    assert found["kappa"] == pytest.approx(result.best_metric, abs=1e-6)
+    assert found["cross_entropy"] == pytest.approx(result.history[result.best_epoch - 1]["cross_entropy"], abs=1e-4)
+    meta = json.loads(result.path_best.with_suffix(".json").read_text())
+    assert meta["task"] == "kl"
+    assert meta["knees"] == {"train": [15, 10, 10, 10, 10], "val": [9, 4, 4, 4, 4]}
+
+
+def test_the_same_seed_trains_the_same_network(root: Path, tmp_path: Path) -> None:
+    text = EXPERIMENT.replace("epochs: 15", "epochs: 1")
+    first, second = (train_grader(experiment(tmp_path, text), root, tmp_path, name=name) for name in "ab")
+    other = train_grader(experiment(tmp_path, text.replace("{epochs", "{seed: 1, epochs")), root, tmp_path, name="c")
+    assert first.history == second.history
+    assert first.history != other.history
+
+
+def test_epochs_are_balanced_and_each_draws_anew(root: Path, tmp_path: Path) -> None:
+    task = GradingTask(experiment(tmp_path, EXPERIMENT + "sampling: {samples: 20000}\n"), root)
+    draws = []
+    for seed in (1, 2):
+        sampler = task.train_sampler(task.train_dataset(), torch.Generator().manual_seed(seed))
+        assert sampler is not None
+        draws.append(np.array(list(sampler)))
+        shares = np.bincount(task.knees[0].grades[draws[-1]]) / 20000
+        np.testing.assert_allclose(shares, 0.2, atol=0.012)  # four standard deviations
+    assert not np.array_equal(*draws)
+
+
+def test_without_balance_the_order_is_the_engines(root: Path, tmp_path: Path) -> None:
+    task = GradingTask(experiment(tmp_path, EXPERIMENT + "sampling: {balanced: false}\n"), root)
+    assert task.train_sampler(task.train_dataset(), torch.Generator()) is None
+
+
+def test_statistics_cover_both_patches() -> None:
+    """The original used the lateral patch twice."""
+    geometry = PatchGeometry(roi_mm=6.0, roi_px=6, crop=6, patch=3, top=0)
+    rois = np.random.default_rng(0).integers(0, 256, (3, 6, 6), np.uint8)
+    both = rois[:, :3] / 255  # rows 0..2; the two patches share all columns
+    assert patch_statistics(rois, geometry) == pytest.approx((both.mean(), both.std()), abs=1e-6)
+
+
+def test_statistics_are_those_of_the_training_knees(root: Path, tmp_path: Path) -> None:
+    task = GradingTask(experiment(tmp_path), root)
+    geometry = task.experiment.geometry
+    assert isinstance(task.knees[0], GradedKnees)
+    found = task.settings.intensity
+    assert (found.mean, found.std) == patch_statistics(task.knees[0].rois, geometry)
+
+
+@pytest.mark.parametrize(
+    "path", sorted([*FOLDER.glob("kl_experiments/*.yaml"), *FOLDER.glob("demo_experiments/kl*.yaml")])
+)
+def test_experiment_files_can_be_read(path: Path) -> None:
+    settings = load_config(path, GradingExperiment)
+    assert settings.training.monitor == "kappa"
+    assert settings.training.mode == "max"
+
+
+def test_seeds_differ_in_the_seed_alone() -> None:
+    runs = [
+        load_config(FOLDER / f"kl_experiments/siamese_seed_{seed}.yaml", GradingExperiment) for seed in (21, 42, 84)
+    ]
+    assert [run.training.seed for run in runs] == [21, 42, 84]
+    same = {run.training.model_copy(update={"seed": 0}).model_dump_json() for run in runs}
+    assert len(same) == 1
+    assert len({run.model_dump_json(exclude={"training"}) for run in runs}) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("sampling: {balanced: false, samples: 5}", "acts only with balanced"),
+        ("contrast: knee", "contrast"),
+        ("optim: adam", "optim: unknown key"),
+        ("geometry: {roi_px: 60, crop: 60, patch: 30, top: 0}", "patch = 30: the network needs at least 49"),
+        ("augmentation: {jitter_px: 9}", "jitter_px = 9: the rim around geometry.crop is 2"),
+    ],
+)
+def test_mistakes_in_a_file_are_refused(tmp_path: Path, line: str, words: str) -> None:
+    (tmp_path / "sound.yaml").write_text(EXPERIMENT)
+    with pytest.raises(ConfigError, match=words):
+        experiment(tmp_path, f"base: sound.yaml\n{line}\n")
+
+
+def test_folds_of_a_fixed_split_are_refused(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="fold = 1: must be 0 to 0"):
+        GradingTask(experiment(tmp_path), root, fold=1)
