@@ -106,8 +106,8 @@ def write_cohort(
 ) -> Cohort:
     """Write a cohort of phantom films: one film a subject, grades uniform over 0 to 4 in every knee.
 
-    Writes ``films/{subject_id}.dcm``, ``annotations.csv`` and ``films.csv``. The bytes depend on the arguments only, not
-    on `jobs`.
+    Writes ``films/{subject_id}.dcm``, ``annotations.csv`` and ``films.csv``. The bytes depend on the arguments,
+    but not on `jobs`.
 
     Parameters
     ----------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import CubicSpline, PchipInterpolator
@@ -28,7 +30,7 @@ def through_x(points: ArrayLike, *, corners: tuple[int, ...] = ()) -> NDArray[np
     knots = [0, *corners, len(points) - 1]
     x = _refine(points[:, 0])
     y = np.empty_like(x)
-    for first, last in zip(knots[:-1], knots[1:], strict=True):
+    for first, last in itertools.pairwise(knots):
         part = points[first : last + 1]
         inside = (x >= part[0, 0]) & (x <= part[-1, 0])
         y[inside] = PchipInterpolator(part[:, 0], part[:, 1])(x[inside])
@@ -69,14 +71,16 @@ def closed(points: ArrayLike) -> NDArray[np.float64]:
     return CubicSpline(length, ring, bc_type="periodic")(np.linspace(0, length[-1], 24 * len(ring) - 23)[:-1])
 
 
-def shifted(line: NDArray[np.float64], dx: ArrayLike = 0.0, dy: ArrayLike = 0.0) -> NDArray[np.float64]:
+def shifted(
+    line: NDArray[np.float64], dx: float | NDArray[np.float64] = 0.0, dy: float | NDArray[np.float64] = 0.0
+) -> NDArray[np.float64]:
     """Copy a line moved by an offset that may vary along it.
 
     Parameters
     ----------
     line : ndarray, shape (n, 2)
         (x, y) in mm.
-    dx, dy : float or array_like, shape (n,)
+    dx, dy : float or ndarray, shape (n,)
         Offsets in mm.
 
     Returns
@@ -108,6 +112,6 @@ def between(line: NDArray[np.float64], low: float, high: float) -> NDArray[np.fl
 def _refine(knots: NDArray[np.float64]) -> NDArray[np.float64]:
     parts = [
         np.linspace(start, end, max(int(np.ceil((end - start) / STEP_MM)), 1), endpoint=False)
-        for start, end in zip(knots[:-1], knots[1:], strict=True)
+        for start, end in itertools.pairwise(knots)
     ]
     return np.concatenate([*parts, knots[-1:]])

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-_COARSE = 16  # grid of scatter and of the processing's low-pass
+_COARSE = 8  # grid of scatter and of the processing's low-pass
 _DARKEST = 1e-5  # least transmission that is told from none
 
 
@@ -27,8 +27,8 @@ class Exposure:
         Relative quantum noise of a pixel in the middle of the leg.
     heel : float
         Relative change of the beam from top to bottom.
-    sharpening : float
-        Gain of the unsharp mask.
+    sharpening, reach_mm : float
+        Gain and width of the unsharp mask.
     contrast, brightness : float
         Slope and shift of the display curve, in units of the leg's own range.
     linear : bool
@@ -40,6 +40,7 @@ class Exposure:
     noise: float
     heel: float
     sharpening: float
+    reach_mm: float
     contrast: float
     brightness: float
     linear: bool
@@ -63,16 +64,15 @@ class Exposure:
             blur_mm=float(rng.uniform(0.1, 0.2)),
             noise=float(rng.uniform(0.008, 0.03)),
             heel=float(rng.normal(0, 0.06)),
-            sharpening=float(rng.choice([0.0, rng.uniform(0.2, 1.6)], p=[0.3, 0.7])),
+            sharpening=float(rng.uniform(0.2, 1.6) * (rng.random() < 0.7)),
+            reach_mm=float(np.exp(rng.uniform(np.log(1.5), np.log(15)))),
             contrast=float(rng.uniform(0.8, 1.3)),
-            brightness=float(rng.normal(0, 0.08)),
+            brightness=float(rng.normal(0.04, 0.08)),
             linear=bool(rng.random() < 0.12),
         )
 
 
-def expose(
-    attenuation: NDArray[np.float32], spacing_mm: float, exposure: Exposure, rng: Generator | None
-) -> NDArray[np.float32]:
+def expose(attenuation: NDArray, spacing_mm: float, exposure: Exposure, rng: Generator | None) -> NDArray:
     """Return the transmitted intensity at the detector.
 
     Parameters
@@ -102,14 +102,14 @@ def expose(
     if rng is not None:
         # Poisson counts: variance in proportion to the intensity, fixed where the leg is thick
         reference = float(np.median(low[low < 0.5])) if (low < 0.5).any() else 1.0
-        noise = rng.standard_normal(intensity.shape, np.float32)
+        noise: NDArray = rng.standard_normal((height, width), dtype=np.float32)
         noise *= cv2.sqrt(intensity)
         noise *= np.float32(exposure.noise * np.sqrt(reference))
         intensity += noise
     return np.maximum(intensity, np.float32(_DARKEST))
 
 
-def develop(intensity: NDArray[np.float32], spacing_mm: float, exposure: Exposure) -> NDArray[np.float32]:
+def develop(intensity: NDArray, spacing_mm: float, exposure: Exposure) -> NDArray:
     """Turn intensity into display values as a vendor's processing does.
 
     Parameters
@@ -129,21 +129,23 @@ def develop(intensity: NDArray[np.float32], spacing_mm: float, exposure: Exposur
     density = 1 - intensity if exposure.linear else -cv2.log(intensity)
     low = _shrink(density)
     if exposure.sharpening:
-        smooth = cv2.GaussianBlur(low, (0, 0), 5 / (_COARSE * spacing_mm), borderType=cv2.BORDER_REPLICATE)
+        smooth = cv2.GaussianBlur(
+            low, (0, 0), exposure.reach_mm / (_COARSE * spacing_mm), borderType=cv2.BORDER_REPLICATE
+        )
         density = (1 + np.float32(exposure.sharpening)) * density - np.float32(exposure.sharpening) * _grow(
             smooth, density.shape
         )
     leg = low[low > (0.5 if exposure.linear else 0.7)]
-    bottom, top = np.percentile(leg if leg.size else low, [3, 98])
+    bottom, top = np.percentile(leg if leg.size else low, [10, 98])
     middle = (bottom + top) / 2 - exposure.brightness * (top - bottom)
-    slope = np.float32(4 * exposure.contrast / max(top - bottom, 1e-3) * 0.8)
+    slope = np.float32(3.4 * exposure.contrast / max(top - bottom, 1e-3))
     return 1 / (1 + cv2.exp(-slope * (density - np.float32(middle))))
 
 
-def _shrink(image: NDArray[np.float32]) -> NDArray[np.float32]:
+def _shrink(image: NDArray) -> NDArray:
     height, width = image.shape
     return cv2.resize(image, (-(-width // _COARSE), -(-height // _COARSE)), interpolation=cv2.INTER_AREA)
 
 
-def _grow(image: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _grow(image: NDArray, shape: tuple[int, ...]) -> NDArray:
     return cv2.resize(image, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)

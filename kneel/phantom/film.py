@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from kneel.imaging.schema import FEMUR, TIBIA
 from kneel.phantom.anatomy import Knee
-from kneel.phantom.attenuation import Pose, fill, window_of
 from kneel.phantom.curves import shifted
+from kneel.phantom.pose import Pose, fill, window_of
 
 Implant = Literal["none", "prosthesis", "plate"]
 _FONTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX)
@@ -21,7 +21,7 @@ _METAL = 4.0  # attenuation of an implant: nearly nothing passes
 _LEAD = 3.0
 
 
-def add_implant(attenuation: NDArray[np.float32], knee: Knee, pose: Pose, kind: Implant, rng: Generator) -> None:
+def add_implant(attenuation: NDArray, knee: Knee, pose: Pose, kind: Implant, rng: Generator) -> None:
     """Add metal to a knee, inside its contours so that the landmarks stay on visible edges.
 
     Parameters
@@ -61,7 +61,7 @@ def add_implant(attenuation: NDArray[np.float32], knee: Knee, pose: Pose, kind: 
 
 
 def add_letter(
-    attenuation: NDArray[np.float32], letter: str, corner: tuple[float, float], spacing_mm: float, rng: Generator
+    attenuation: NDArray, letter: str, corner: tuple[float, float], spacing_mm: float, rng: Generator
 ) -> None:
     """Add a lead side marker: a letter, or a plate from which it is cut.
 
@@ -91,7 +91,7 @@ def add_letter(
     _stamp(attenuation, canvas, corner, _LEAD)
 
 
-def add_beads(attenuation: NDArray[np.float32], x: float, spacing_mm: float, rng: Generator) -> None:
+def add_beads(attenuation: NDArray, x: float, spacing_mm: float, rng: Generator) -> None:
     """Add a ruler: a column of steel beads 20 mm apart.
 
     Parameters
@@ -113,9 +113,7 @@ def add_beads(attenuation: NDArray[np.float32], x: float, spacing_mm: float, rng
         _stamp(attenuation, bead, (x, y), _LEAD)
 
 
-def _stamp(
-    attenuation: NDArray[np.float32], canvas: NDArray[np.uint8], corner: tuple[float, float], amount: float
-) -> None:
+def _stamp(attenuation: NDArray, canvas: NDArray, corner: tuple[float, float], amount: float) -> None:
     top, left = max(round(corner[1]), 0), max(round(corner[0]), 0)
     target = attenuation[top : top + canvas.shape[0], left : left + canvas.shape[1]]
     target += canvas[: target.shape[0], : target.shape[1]] * np.float32(amount / 255)
@@ -175,7 +173,7 @@ class Collimation:
         return fill(turned, (slice(0, height), slice(0, width))) > 0
 
 
-def burn_text(values: NDArray[np.float32], spacing_mm: float, rng: Generator) -> None:
+def burn_text(values: NDArray, spacing_mm: float, rng: Generator) -> None:
     """Write a projection note into the picture, as consoles do.
 
     Parameters

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from kneel.imaging.geometry import Side
 from kneel.imaging.schema import CENTER
 from kneel.phantom.anatomy import Habitus, Knee, draw_knee
-from kneel.phantom.attenuation import Absorption, Pose, add_knee, trabeculae
+from kneel.phantom.attenuation import Absorption, add_knee, trabeculae
 from kneel.phantom.detector import Exposure, develop, expose
 from kneel.phantom.film import Collimation, Implant, add_beads, add_implant, add_letter, burn_text
+from kneel.phantom.pose import Pose
 from kneel.phantom.soft_tissue import Leg, legs_attenuation
 
 Photometric = Literal["MONOCHROME1", "MONOCHROME2"]
@@ -131,9 +132,9 @@ def render_film(spec: FilmSpec, rng: Generator, *, noise: bool = True) -> Film:
     habitus, absorption, exposure = Habitus.draw(rng), Absorption.at(rng.uniform(40, 52)), Exposure.draw(rng)
     knees = tuple(_place(spec, index, habitus, rng) for index in range(len(spec.knees)))
     shape = spec.rows, spec.columns
-    leg = Leg(rng.uniform(0.92, 1.25), rng.gamma(4, 2.2) + 3, rng.uniform(0.85, 1.0), rng.normal(2, 2))
+    leg = Leg(rng.uniform(0.88, 1.15), rng.gamma(4, 2.0) + 3, rng.uniform(0.85, 1.0), rng.normal(2, 2))
     attenuation = legs_attenuation([(leg, knee.pose) for knee in knees], shape, absorption, rng)
-    density, grain = rng.normal(1, 0.12), rng.uniform(0.12, 0.3)
+    density, grain = rng.normal(1, 0.12), rng.uniform(0.05, 0.16)
     for knee in knees:
         add_knee(attenuation, knee.anatomy, knee.pose, absorption, trabeculae(rng, grain) if noise else None, density)
     if spec.implant != "none":
@@ -159,7 +160,7 @@ def _place(spec: FilmSpec, index: int, habitus: Habitus, rng: Generator) -> Phan
     return PhantomKnee(side, kl, pose.to_film(anatomy.points), anatomy, pose)
 
 
-def _add_lead(attenuation: NDArray[np.float32], spec: FilmSpec, knees: tuple[PhantomKnee, ...], rng: Generator) -> None:
+def _add_lead(attenuation: NDArray, spec: FilmSpec, knees: tuple[PhantomKnee, ...], rng: Generator) -> None:
     """Side letters beside the knees, and sometimes a ruler."""
     for knee in knees:
         if rng.random() < 0.9:
@@ -173,9 +174,9 @@ def _add_lead(attenuation: NDArray[np.float32], spec: FilmSpec, knees: tuple[Pha
         add_beads(attenuation, x, spec.spacing_mm, rng)
 
 
-def _frame(values: NDArray[np.float32], spec: FilmSpec, text: bool, rng: Generator) -> None:
+def _frame(values: NDArray, spec: FilmSpec, text: bool, rng: Generator) -> None:
     blades = Collimation.draw(rng)
-    field = blades.open_field(values.shape, spec.spacing_mm)  # type: ignore[arg-type]
+    field = blades.open_field(values.shape, spec.spacing_mm)
     if field is not None:
         outside = {"black": 0.0, "dim": 0.12, "white": 1.0}[blades.outside]
         values[~field] = np.float32(outside)
@@ -183,7 +184,7 @@ def _frame(values: NDArray[np.float32], spec: FilmSpec, text: bool, rng: Generat
         burn_text(values, spec.spacing_mm, rng)
 
 
-def _store(values: NDArray[np.float32], spec: FilmSpec, rng: Generator) -> NDArray[np.uint16]:
+def _store(values: NDArray, spec: FilmSpec, rng: Generator) -> NDArray[np.uint16]:
     """Quantise to the stored bits, not always using all of them."""
     top = (1 << spec.bits_stored) - 1
     floor, ceiling = rng.uniform(0, 0.03) * top, rng.uniform(0.85, 1.0) * top

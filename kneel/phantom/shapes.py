@@ -6,6 +6,7 @@ The figures are those of Tiulpin, Melekhov and Saarakkala (ICCVW 2019, arXiv:190
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
+from scipy.interpolate import PchipInterpolator
 
 from kneel.imaging.schema import CENTER, FEMUR, TIBIA
 
@@ -48,7 +50,7 @@ class GradeShape:
     sd: NDArray[np.float64]
 
 
-@cache
+@cache  # the file never changes while we run
 def grade_shapes() -> tuple[GradeShape, ...]:
     """Load the statistics of the five grades.
 
@@ -133,32 +135,43 @@ def joint_space_widths(points: NDArray[np.float64]) -> tuple[float, float]:
 def _polyline_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     """Smallest distance of two short polylines, from a fine sampling of the first to the segments of the second."""
     steps = np.linspace(0, 1, 101)[:, None]
-    samples = np.concatenate([start + steps * (end - start) for start, end in zip(a[:-1], a[1:], strict=True)])
+    samples = np.concatenate([start + steps * (end - start) for start, end in itertools.pairwise(a)])
     best = np.inf
-    for start, end in zip(b[:-1], b[1:], strict=True):
+    for start, end in itertools.pairwise(b):
         along = np.clip((samples - start) @ (end - start) / np.sum((end - start) ** 2), 0, 1)
         best = min(best, float(np.hypot(*(samples - start - along[:, None] * (end - start)).T).min()))
     return best
 
 
 def _is_ordered(points: NDArray[np.float64]) -> bool:
-    """Landmarks run from lateral to medial, spines and notch point up."""
+    """Landmarks run from lateral to medial, spines and notch point up, and the notch is clear of the spines."""
     tibia, femur = points[TIBIA], points[FEMUR]
     steps = min(np.diff(tibia[:, 0]).min(), np.diff(femur[:, 0]).min())
     spines_up = min(tibia[2, 1] - tibia[3, 1], tibia[6, 1] - tibia[5, 1]) > 1
     notch_up = min(femur[2, 1], femur[4, 1]) - femur[3, 1] > 2
-    return bool(steps > 1.5 and spines_up and notch_up)
+    return bool(steps > 1.5 and spines_up and notch_up and _gap(points, femur[2, 0], femur[4, 0])[1].min() > 0)
 
 
 def _part_bones(points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Lift the femur where it would enter the tibia, hinged so that the other compartment stays as it is."""
     points = points.copy()
-    tibia, femur = points[TIBIA], points[FEMUR]
-    for inner, outer in ((femur[5, 0], femur[6, 0]), (femur[1, 0], femur[0, 0])):
-        x = np.linspace(inner / 2, outer, 60)
-        gap = np.interp(x, tibia[:, 0], tibia[:, 1]) - np.interp(x, femur[:, 0], femur[:, 1])
-        lack = MIN_GAP_MM - gap.min()
-        if lack > 0:
+    femur = points[FEMUR]
+    if np.diff(points[TIBIA][:, 0]).min() <= 0 or np.diff(femur[:, 0]).min() <= 0:
+        return points  # not a shape; the caller draws again
+    for inner, outer in ((4, 6), (2, 0)):
+        for _ in range(4):  # a lift of the landmarks reaches a contact between them only in part
+            x, gap = _gap(points, femur[inner, 0], femur[outer, 0])
+            lack = MIN_GAP_MM - gap.min()
+            if lack <= 0:
+                break
             # full lift at the place of contact and beyond, none across the joint
             femur[:, 1] -= lack * np.clip(femur[:, 0] / x[gap.argmin()], 0, 1)
     return points
+
+
+def _gap(points: NDArray[np.float64], start: float, end: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Height of the joint space at places between two x, measured between the smooth contours."""
+    tibia, femur = points[TIBIA], points[FEMUR]
+    x = np.linspace(start, end, 60)
+    inside = np.clip(x, tibia[0, 0], tibia[-1, 0])
+    return x, PchipInterpolator(*tibia.T)(inside) - PchipInterpolator(*femur.T)(x)

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from kneel.phantom.attenuation import LOW, Absorption, Pose, enlarge
+from kneel.phantom.attenuation import Absorption
+from kneel.phantom.pose import LOW, Pose, enlarge
 
 # Half width of the leg in mm at y mm above (-) or below (+) the joint of a person of middling build.
 _OUTLINE = (
     [-260, -150, -90, -50, -20, 0, 20, 45, 80, 130, 180, 260],
-    [88, 77, 68, 62, 60, 58, 54.5, 54, 57.5, 60, 57, 46],
+    [78, 72, 66, 62, 60, 58, 55, 54, 57, 59, 56, 47],
 )
 
 
@@ -40,7 +41,7 @@ class Leg:
     shift: float
 
 
-def leg_paths(leg: Leg, pose: Pose, shape: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def leg_paths(leg: Leg, pose: Pose, shape: tuple[int, int]) -> tuple[NDArray, NDArray]:
     """Return mm of muscle and mm of fat along each ray.
 
     Parameters
@@ -66,14 +67,14 @@ def leg_paths(leg: Leg, pose: Pose, shape: tuple[int, int]) -> tuple[NDArray[np.
     return muscle, outer - muscle
 
 
-def _ellipse(x: NDArray[np.float32], half: NDArray[np.float32], flatness: float) -> NDArray[np.float32]:
-    inside = np.maximum(1 - np.square(x / half), 0)
+def _ellipse(x: NDArray, half: NDArray, flatness: float) -> NDArray:
+    inside = np.maximum(1 - np.abs(x / half) ** np.float32(3), 0)  # a leg is a little squarer than an ellipse
     return (2 * flatness * half * np.sqrt(inside)).astype(np.float32)
 
 
 def legs_attenuation(
     legs: list[tuple[Leg, Pose]], shape: tuple[int, int], absorption: Absorption, rng: Generator
-) -> NDArray[np.float32]:
+) -> NDArray:
     """Return the attenuation of the soft tissue of a whole film.
 
     Parameters
@@ -99,13 +100,13 @@ def legs_attenuation(
         bundles = _noise(coarse.shape, (2.5 / cell, 18 / cell), 0.02, rng) + _noise(
             coarse.shape, (12 / cell, 16 / cell), 0.02, rng
         )
-        strands = _noise(coarse.shape, (1.5 / cell, 4 / cell), 0.02, rng)
+        strands = _noise(coarse.shape, (2.5 / cell, 6 / cell), 0.012, rng)
         coarse += np.float32(absorption.muscle) * muscle * (1 + bundles) + np.float32(absorption.fat) * fat * (
             1 + strands
         )
     return enlarge(coarse, (slice(0, shape[0]), slice(0, shape[1])), LOW)
 
 
-def _noise(shape: tuple[int, ...], sigma: tuple[float, float], strength: float, rng: Generator) -> NDArray[np.float32]:
-    noise = cv2.GaussianBlur(rng.standard_normal(shape, np.float32), (0, 0), sigma[0], sigmaY=sigma[1])
+def _noise(shape: tuple[int, ...], sigma: tuple[float, float], strength: float, rng: Generator) -> NDArray:
+    noise = cv2.GaussianBlur(rng.standard_normal(shape, dtype=np.float32), (0, 0), sigma[0], sigmaY=sigma[1])
     return noise * np.float32(strength / noise.std())
