@@ -88,13 +88,13 @@ def test_bone_is_brighter_than_soft_tissue_than_air():
 
 
 def test_intensity_follows_beer_and_lambert():
-    exposure = Exposure(0.0, 0.05, 0.0, 0.0, 0.0, 5.0, 1.0, 0.0, False)
+    exposure = Exposure(0.0, 0.05, 0.0, 0.0, 0.0, 5.0, 0.0, 1.0, 0.0, False)
     attenuation = np.full((64, 64), 2.0, np.float32)
     np.testing.assert_allclose(expose(attenuation, 0.2, exposure, None), np.exp(-2), rtol=1e-5)
 
 
 def test_quantum_noise_has_poisson_scaling():
-    exposure = Exposure(0.0, 0.05, 0.02, 0.0, 0.0, 5.0, 1.0, 0.0, False)
+    exposure = Exposure(0.0, 0.05, 0.02, 0.0, 0.0, 5.0, 0.0, 1.0, 0.0, False)
     attenuation = np.zeros((256, 512), np.float32) + 1
     attenuation[:, 256:] = 3
     noisy = expose(attenuation, 0.2, exposure, np.random.default_rng(0))

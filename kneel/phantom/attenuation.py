@@ -171,7 +171,7 @@ def trabeculae(rng: Generator, strength: float) -> NDArray:
     """
     shape = tuple(int(2 * half / _CANVAS_MM) for half in _CANVAS_HALF[::-1])
     total = np.zeros(shape, np.float32)
-    for sigma_x, sigma_y, weight in ((0.13, 0.5, 1.0), (0.25, 2.5, 0.45), (0.6, 0.14, 0.4), (3.5, 5.0, 0.3)):
+    for sigma_x, sigma_y, weight in ((0.14, 0.38, 1.0), (0.22, 2.5, 0.5), (0.6, 0.14, 0.45), (3.5, 5.0, 0.3)):
         noise: NDArray = rng.standard_normal(shape, dtype=np.float32)
         noise = cv2.GaussianBlur(noise, (0, 0), sigma_x / _CANVAS_MM, sigmaY=sigma_y / _CANVAS_MM)
         total += noise * np.float32(weight / noise.std())

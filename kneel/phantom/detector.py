@@ -10,6 +10,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 _COARSE = 8  # grid of scatter and of the processing's low-pass
+_SCATTER_MM = 25.0  # standard deviation of the scatter's spread
+_FLATTENING_MM = 18.0
 _DARKEST = 1e-5  # least transmission that is told from none
 
 
@@ -29,6 +31,8 @@ class Exposure:
         Relative change of the beam from top to bottom.
     sharpening, reach_mm : float
         Gain and width of the unsharp mask.
+    flattening : float
+        Share of the slow changes of density that is taken out (dynamic range compression).
     contrast, brightness : float
         Slope and shift of the display curve, in units of the leg's own range.
     linear : bool
@@ -41,6 +45,7 @@ class Exposure:
     heel: float
     sharpening: float
     reach_mm: float
+    flattening: float
     contrast: float
     brightness: float
     linear: bool
@@ -66,6 +71,7 @@ class Exposure:
             heel=float(rng.normal(0, 0.06)),
             sharpening=float(rng.uniform(0.2, 1.6) * (rng.random() < 0.7)),
             reach_mm=float(np.exp(rng.uniform(np.log(1.5), np.log(15)))),
+            flattening=float(rng.uniform(0.0, 0.7)),
             contrast=float(rng.uniform(0.8, 1.3)),
             brightness=float(rng.normal(0.04, 0.08)),
             linear=bool(rng.random() < 0.12),
@@ -94,7 +100,7 @@ def expose(attenuation: NDArray, spacing_mm: float, exposure: Exposure, rng: Gen
     intensity = cv2.exp(-attenuation)
     height, width = intensity.shape
     low = _shrink(intensity)
-    scattered = cv2.GaussianBlur(low, (0, 0), 25 / (_COARSE * spacing_mm), borderType=cv2.BORDER_REPLICATE)
+    scattered = _smooth(low, _SCATTER_MM / spacing_mm)
     heel = 1 + exposure.heel * np.linspace(-1, 1, len(low), dtype=np.float32)[:, None]
     intensity += _grow(np.float32(exposure.scatter) * scattered, (height, width))
     intensity *= _grow(np.broadcast_to(heel, low.shape).astype(np.float32), (height, width))
@@ -128,15 +134,13 @@ def develop(intensity: NDArray, spacing_mm: float, exposure: Exposure) -> NDArra
     """
     density = 1 - intensity if exposure.linear else -cv2.log(intensity)
     low = _shrink(density)
-    if exposure.sharpening:
-        smooth = cv2.GaussianBlur(
-            low, (0, 0), exposure.reach_mm / (_COARSE * spacing_mm), borderType=cv2.BORDER_REPLICATE
-        )
-        density = (1 + np.float32(exposure.sharpening)) * density - np.float32(exposure.sharpening) * _grow(
-            smooth, density.shape
-        )
-    leg = low[low > (0.5 if exposure.linear else 0.7)]
-    bottom, top = np.percentile(leg if leg.size else low, [10, 98])
+    leg = low > (0.5 if exposure.linear else 0.7)
+    # unsharp masking and dynamic range compression, both with low-passes that live on the coarse grid
+    gain = np.float32(exposure.sharpening)
+    change = -gain * _smooth(low, exposure.reach_mm / spacing_mm)
+    change -= np.float32(exposure.flattening) * _smooth(low, _FLATTENING_MM / spacing_mm)
+    low, density = (1 + gain) * low + change, (1 + gain) * density + _grow(change, density.shape)
+    bottom, top = np.percentile(low[leg] if leg.any() else low, [10, 98])
     middle = (bottom + top) / 2 - exposure.brightness * (top - bottom)
     slope = np.float32(3.4 * exposure.contrast / max(top - bottom, 1e-3))
     return 1 / (1 + cv2.exp(-slope * (density - np.float32(middle))))
@@ -149,3 +153,8 @@ def _shrink(image: NDArray) -> NDArray:
 
 def _grow(image: NDArray, shape: tuple[int, ...]) -> NDArray:
     return cv2.resize(image, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
+
+
+def _smooth(image: NDArray, sigma_px: float) -> NDArray:
+    """Gaussian on the coarse grid; sigma in film pixels."""
+    return cv2.GaussianBlur(image, (0, 0), sigma_px / _COARSE, borderType=cv2.BORDER_REPLICATE)

@@ -130,11 +130,13 @@ def render_film(spec: FilmSpec, rng: Generator, *, noise: bool = True) -> Film:
         Pixels and truth.
     """
     habitus, absorption, exposure = Habitus.draw(rng), Absorption.at(rng.uniform(40, 52)), Exposure.draw(rng)
-    knees = tuple(_place(spec, index, habitus, rng) for index in range(len(spec.knees)))
+    # where the patient stands: middle of the knees and how far they are apart, in shares of the film
+    stand = rng.normal(0.5, 0.015), rng.normal(0.5, 0.04), rng.uniform(0.2, 0.265) if len(spec.knees) == 2 else 0.0
+    knees = tuple(_place(spec, index, habitus, stand, rng) for index in range(len(spec.knees)))
     shape = spec.rows, spec.columns
     leg = Leg(rng.uniform(0.88, 1.15), rng.gamma(4, 2.0) + 3, rng.uniform(0.85, 1.0), rng.normal(2, 2))
     attenuation = legs_attenuation([(leg, knee.pose) for knee in knees], shape, absorption, rng)
-    density, grain = rng.normal(1, 0.12), rng.uniform(0.05, 0.16)
+    density, grain = rng.normal(1, 0.12), rng.uniform(0.05, 0.2)
     for knee in knees:
         add_knee(attenuation, knee.anatomy, knee.pose, absorption, trabeculae(rng, grain) if noise else None, density)
     if spec.implant != "none":
@@ -146,17 +148,18 @@ def render_film(spec: FilmSpec, rng: Generator, *, noise: bool = True) -> Film:
     return Film(_store(values, spec, rng), spec, knees, text)
 
 
-def _place(spec: FilmSpec, index: int, habitus: Habitus, rng: Generator) -> PhantomKnee:
+def _place(
+    spec: FilmSpec, index: int, habitus: Habitus, stand: tuple[float, float, float], rng: Generator
+) -> PhantomKnee:
     """Draw a knee and put it on the film: side by side, or one in the middle."""
     side, kl = spec.knees[index]
     anatomy = draw_knee(kl, rng, habitus)
-    width_mm = spec.columns * spec.spacing_mm
-    share = 0.5 if len(spec.knees) == 1 else (0.25 + 0.5 * index)
-    x = share * width_mm + rng.normal(0, 8)
-    y = spec.rows * spec.spacing_mm * 0.5 + rng.normal(0, 12)
+    across, down, apart = stand
+    x = (across + (2 * index - 1) * apart) * spec.columns + rng.normal(0, 5) / spec.spacing_mm
+    y = down * spec.rows + rng.normal(0, 6) / spec.spacing_mm
     # magnification differs with the distance of the knee from the detector
     scale = rng.normal(1, 0.015) / spec.spacing_mm
-    pose = Pose((x / spec.spacing_mm, y / spec.spacing_mm), scale, float(rng.normal(0, 0.035)), side == "L")
+    pose = Pose((float(x), float(y)), scale, float(rng.normal(0, 0.035)), side == "L")
     return PhantomKnee(side, kl, pose.to_film(anatomy.points), anatomy, pose)
 
 
