@@ -1,0 +1,113 @@
+#!/usr/bin/env python
+"""Train one fold of one experiment: the joint centre (lc), the 16 landmarks (hc) or the KL grade (kl).
+
+Writes WORKDIR/NAME/fold_K/: best.safetensors, last.safetensors (each with a readable .json) and metrics.csv.
+NAME is the name of the experiment file without .yaml.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from kneel.engine.board import Board, VisdomBoard
+from kneel.engine.config import ConfigError, load_config
+from kneel.engine.fit import FitResult, TrainingDiverged
+from kneel.engine.folds import LeakageError
+from kneel.engine.record import ResumeError, RunExists
+from kneel.engine.snapshot import SnapshotError
+from kneel.imaging.radiograph import RadiographError
+from kneel.imaging.schema import AnnotationError
+
+USER_ERRORS = (
+    ConfigError,
+    AnnotationError,
+    RadiographError,
+    LeakageError,
+    RunExists,
+    ResumeError,
+    SnapshotError,
+    TrainingDiverged,
+    FileNotFoundError,
+)
+
+
+class TaskName(BaseModel):
+    """The one key that decides which package reads the rest of an experiment."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    task: Literal["lc", "hc", "kl"]
+
+
+def main() -> int:
+    """Train; 0 when done, 1 when it cannot be."""
+    arguments = parse()
+    try:
+        result = train(arguments)
+    except USER_ERRORS as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 1
+    print(f"best epoch {result.best_epoch}: {result.best_metric:.4g}  {result.path_best}")
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experiment", type=Path, required=True, metavar="FILE", help="experiment file (YAML)")
+    parser.add_argument("--data_root", type=Path, required=True, metavar="DIR", help="where the data are")
+    parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="where all runs go")
+    parser.add_argument("--fold", type=int, default=0, metavar="K", help="held-out fold, from 0 (default: 0)")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--resume", action="store_true", help="go on after the last complete epoch, if there is one")
+    group.add_argument("--overwrite", action="store_true", help="replace a run that is there")
+    parser.add_argument(
+        "--visdom",
+        metavar="HOST:PORT",
+        default=os.environ.get("VISDOM"),
+        help="also draw the curves on this visdom server, e.g. localhost:8097 (default: $VISDOM, else none)",
+    )
+    return parser.parse_args()
+
+
+def train(arguments: argparse.Namespace) -> FitResult:
+    """Hand the experiment to the package that it is for."""
+    name = arguments.experiment.stem
+    settings = {
+        "name": name,
+        "fold": arguments.fold,
+        "resume": arguments.resume,
+        "overwrite": arguments.overwrite,
+        "board": board(arguments.visdom, f"{name}_fold_{arguments.fold}"),
+    }
+    # only the package that is needed is loaded: a landmark training has no use for the graders
+    if load_config(arguments.experiment, TaskName).task == "kl":
+        from deepknee.train import GradingExperiment, train_grader
+
+        experiment = load_config(arguments.experiment, GradingExperiment)
+        return train_grader(experiment, arguments.data_root, arguments.workdir, **settings)
+    from kneel.experiment import LandmarkExperiment
+    from kneel.train import train_landmarks
+
+    landmarks = load_config(arguments.experiment, LandmarkExperiment)
+    return train_landmarks(landmarks, arguments.data_root, arguments.workdir, **settings)
+
+
+def board(address: str | None, environment: str) -> Board | None:
+    """Connect to a visdom server if one is asked for."""
+    if not address:
+        return None
+    host, _, port = address.rpartition(":")
+    return VisdomBoard(f"http://{host or 'localhost'}", int(port), environment)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""The walk from film to points with perfect networks: what remains is the geometry's own error."""
+
+import numpy as np
+import pytest
+
+from kneel.imaging.radiograph import Radiograph
+from kneel.imaging.schema import CENTER
+from kneel.localize import KneeLocalizer, find_joint_centers, find_landmarks
+from kneel.shape import MeanShape
+from kneel.stage import Stage
+
+# a plausible right knee, mm from the joint centre
+KNEE_MM = np.array(
+    [(-38, 8), (-27, 8), (-15, 6), (-6, -2), (0, 0), (6, -3), (14, 6), (26, 8), (38, 7)]
+    + [(-37, 1), (-26, 2), (-14, -2), (-1, -10), (12, -2), (25, 4), (37, 1)],
+    float,
+)
+SPOT_MM = 1.5
+
+
+def knee_points(center, side, spacing):
+    """Landmarks in film pixels of a knee at `center` (x, y) px."""
+    mm = KNEE_MM * ((-1, 1) if side == "L" else (1, 1))
+    return np.asarray(center) + mm / (spacing[1], spacing[0])
+
+
+def spots(shape, points, spacing):
+    """A film with a bright spot at each of the given points."""
+    film = np.zeros(shape, np.float32)
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+    for px, py in points:
+        distance = ((x - px) * spacing[1]) ** 2 + ((y - py) * spacing[0]) ** 2
+        film += np.exp(-distance / (2 * SPOT_MM**2)).astype(np.float32)
+    return film
+
+
+class SpotStage(Stage):
+    """Answers with the centre of mass of the picture: a perfect network for a film with one spot."""
+
+    def __init__(self, landmarks, spacing_mm, size):
+        self.landmarks, self.spacing_mm, self.size = landmarks, spacing_mm, size
+        self.shape = MeanShape(KNEE_MM - KNEE_MM[CENTER], 2.0)
+
+    def __call__(self, picture):
+        y, x = np.mgrid[: picture.shape[0], : picture.shape[1]]
+        center = np.array([(x * picture).sum(), (y * picture).sum()]) / picture.sum()
+        return np.tile(center, (self.landmarks, 1)), np.zeros(self.landmarks)
+
+
+@pytest.mark.parametrize("part", ["left half", "right half", "whole"])
+@pytest.mark.parametrize("side", ["L", "R"])
+@pytest.mark.parametrize("spacing", [(0.5, 0.5), (0.4, 0.55)])
+def test_a_perfect_centre_network_loses_nothing(part, side, spacing):
+    shape, spot = (240, 401), {"left half": (61.3, 180.7), "right half": (352.6, 40.2), "whole": (205.5, 111.1)}[part]
+    film = spots(shape, [spot], spacing)
+    (center,) = find_joint_centers(film, spacing, [(part, side)], SpotStage(1, 1.0, (256, 256)))
+    np.testing.assert_allclose(center.center, spot, atol=0.05)
+
+
+@pytest.mark.parametrize("side", ["L", "R"])
+def test_a_perfect_landmark_network_loses_nothing_off_centre(side):
+    spacing, stage = (0.4, 0.4), SpotStage(16, 0.6, (224, 224))
+    for point in knee_points((150.3, 140.8), side, spacing):
+        film = spots((300, 320), [point], spacing)
+        # the ROI is laid 30 pixels (12 mm) off; the second pass looks around the answer of the first
+        landmarks, _ = find_landmarks(film, (180.0, 120.0), side, spacing, stage)
+        np.testing.assert_allclose(landmarks, np.tile(point, (16, 1)), atol=0.05)
+
+
+class OracleStage(Stage):
+    """Finds the nearest true knee through the frame that it was asked for; unsure where there is none in its window."""
+
+    def __init__(self, knees):
+        self.knees, self.spacing_mm, self.size = knees, 0.6, (224, 224)
+        self.shape = MeanShape(KNEE_MM - KNEE_MM[CENTER], 2.0)
+        self.last = None
+
+    def frame(self, center, spacing_mm, side):
+        self.last = super().frame(center, spacing_mm, side), side
+        return self.last[0]
+
+    def __call__(self, picture):
+        frame, side = self.last
+        seen = {s: frame.to_roi(points) for s, points in self.knees.items()}
+        inside = {s: p for s, p in seen.items() if (p[CENTER] > 0).all() and (p[CENTER] < self.size).all()}
+        if side not in inside:
+            return np.full((16, 2), 100.0), np.full(16, 80.0)
+        return inside[side], np.ones(16)
+
+
+def film_with(knees, shape, spacing, **header):
+    pixels = np.zeros(shape, np.uint16)
+    for points in knees.values():
+        x, y = np.rint(points[CENTER]).astype(int)
+        pixels[y - 30 : y + 30, x - 30 : x + 30] = 4000
+    return radiograph(pixels, spacing, **header)
+
+
+def radiograph(pixels, spacing, *, laterality=None, columns_reversed=False):
+    return Radiograph(
+        pixels=pixels,
+        spacing_mm=spacing,
+        spacing_kind="detector" if spacing else "none",
+        laterality=laterality,
+        columns_reversed=columns_reversed,
+        source="test",
+    )
+
+
+class BrightestStage(Stage):
+    """Joint centre = centre of mass of the light; less sure the further it is spread."""
+
+    def __init__(self):
+        self.spacing_mm, self.size = 1.0, (256, 256)
+
+    def __call__(self, picture):
+        weight = np.clip(picture - 0.5, 0, None)
+        if weight.sum() == 0:
+            return np.array([[picture.shape[1] / 2, picture.shape[0] / 2]]), np.array([80.0])
+        y, x = np.mgrid[: picture.shape[0], : picture.shape[1]]
+        cx, cy = (x * weight).sum() / weight.sum(), (y * weight).sum() / weight.sum()
+        spread = np.sqrt((((x - cx) ** 2 + (y - cy) ** 2) * weight).sum() / weight.sum())
+        return np.array([[cx, cy]]), np.array([spread / 10])
+
+
+def locate(knees, shape, spacing, **header):
+    film = film_with(knees, shape, spacing, **header)
+    hc = OracleStage(knees)
+    return KneeLocalizer(BrightestStage(), hc).locate(film)
+
+
+def test_two_knees_right_first_by_their_place_on_the_film():
+    spacing = (0.5, 0.5)
+    knees = {"R": knee_points((160, 300), "R", spacing), "L": knee_points((600, 330), "L", spacing)}
+    right, left = locate(knees, (600, 760), spacing, laterality="B")
+    assert (right.side, left.side) == ("R", "L")
+    np.testing.assert_allclose(right.landmarks, knees["R"], atol=1e-6)
+    np.testing.assert_allclose(left.landmarks, knees["L"], atol=1e-6)
+    assert right.flags == ()
+    assert right.confidence > 0.9
+
+
+def test_two_knees_of_a_reversed_film_change_sides():
+    spacing = (0.5, 0.5)
+    knees = {"L": knee_points((160, 300), "L", spacing), "R": knee_points((600, 330), "R", spacing)}
+    right, left = locate(knees, (600, 760), spacing, laterality="B", columns_reversed=True)
+    assert right.center[0] > left.center[0]
+    assert right.flags == left.flags == ("reversed_columns",)
+
+
+@pytest.mark.parametrize("side", ["L", "R"])
+@pytest.mark.parametrize("named", [True, False])
+def test_one_knee_takes_its_side_from_the_header_else_from_the_picture(side, named):
+    spacing = (0.5, 0.5)
+    knees = {side: knee_points((210, 300), side, spacing)}
+    (knee,) = locate(knees, (600, 430), spacing, laterality=side if named else None)
+    assert knee.side == side
+    assert ("side_from_image" in knee.flags) == (not named)
+    np.testing.assert_allclose(knee.landmarks, knees[side], atol=1e-6)
+
+
+def test_a_film_without_a_knee_gives_none():
+    noise = np.random.default_rng(0).integers(0, 4000, (500, 400)).astype(np.uint16)
+    hc = OracleStage({})
+    assert KneeLocalizer(BrightestStage(), hc).locate(radiograph(noise, (0.5, 0.5))) == []
+
+
+def test_without_spacing_the_knee_sets_the_scale():
+    true = (0.45, 0.45)
+    knees = {"R": knee_points((200, 230), "R", true)}
+    film = film_with(knees, (460, 400), None, laterality="R")
+    hc = OracleStage(knees)
+    (knee,) = KneeLocalizer(BrightestStage(), hc).locate(film)
+    assert "nominal_scale" in knee.flags
+    np.testing.assert_allclose(knee.spacing_mm, true, rtol=1e-6)
+    np.testing.assert_allclose(knee.landmarks, knees["R"], atol=1e-6)
+
+
+def test_an_implausible_size_is_flagged():
+    wrong = (1.0, 1.0)  # a header that says twice the truth
+    knees = {"R": knee_points((200, 230), "R", (0.5, 0.5))}
+    (knee,) = locate(knees, (460, 400), wrong, laterality="R")
+    assert "implausible_size" in knee.flags
