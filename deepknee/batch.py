@@ -172,16 +172,15 @@ def _in_processes(films: Sequence[Film], folder: OutputFolder, make_reader: Make
         in_work: dict[Future[None], Film] = {}
         try:
             with _pool(jobs, folder, make_reader) as pool:
-                yield from _drain(pool, queue, in_work, 2 * jobs)
+                yield from _drain(pool, queue, in_work, jobs)
         except BrokenProcessPool:
-            for film in in_work.values():
-                yield from _alone(film, folder, make_reader, jobs)
+            yield from _one_by_one(deque(in_work.values()), folder, make_reader, jobs)
 
 
 def _drain(
     pool: ProcessPoolExecutor, queue: deque[Film], in_work: dict[Future[None], Film], at_once: int
 ) -> Generator[None]:
-    """Keep the processes busy with few films ahead, so that few are suspects when one dies."""
+    """Hand out one film a process, so that few are suspects when one dies."""
     try:
         while queue or in_work:
             while queue and len(in_work) < at_once:
@@ -196,13 +195,17 @@ def _drain(
         raise
 
 
-def _alone(film: Film, folder: OutputFolder, make_reader: MakeReader, jobs: int) -> Generator[None]:
-    try:
-        with _pool(1, folder, make_reader, threads=_threads(jobs)) as pool:
-            pool.submit(_work, film).result()
-    except BrokenProcessPool:
-        folder.save_failure(film, CRASHED)
-    yield
+def _one_by_one(suspects: deque[Film], folder: OutputFolder, make_reader: MakeReader, jobs: int) -> Generator[None]:
+    while suspects:
+        try:
+            with _pool(1, folder, make_reader, threads=_threads(jobs)) as pool:
+                while suspects:
+                    pool.submit(_work, suspects[0]).result()
+                    suspects.popleft()
+                    yield
+        except BrokenProcessPool:
+            folder.save_failure(suspects.popleft(), CRASHED)
+            yield
 
 
 def _threads(jobs: int) -> int:

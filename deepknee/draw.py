@@ -73,14 +73,14 @@ def landmark_picture(radiograph: Radiograph, knee: KneeReading, size: int = PICT
         line = _fixed(points[bone])[:, None]
         cv2.polylines(picture, [line], False, color, 1, cv2.LINE_AA, _SUBPIXEL)
         for x, y in _fixed(points[bone]):
-            cv2.circle(picture, (int(x), int(y)), 3 << _SUBPIXEL, _INK, cv2.FILLED, cv2.LINE_AA, _SUBPIXEL)
-            cv2.circle(picture, (int(x), int(y)), 2 << _SUBPIXEL, color, cv2.FILLED, cv2.LINE_AA, _SUBPIXEL)
+            cv2.circle(picture, (int(x), int(y)), 4 << _SUBPIXEL, _INK, cv2.FILLED, cv2.LINE_AA, _SUBPIXEL)
+            cv2.circle(picture, (int(x), int(y)), 3 << _SUBPIXEL, color, cv2.FILLED, cv2.LINE_AA, _SUBPIXEL)
     image = Image.fromarray(picture)
     pen = ImageDraw.Draw(image)
-    for bone, away, color in ((TIBIA, 11, TIBIA_COLOR), (FEMUR, -11, FEMUR_COLOR)):
+    for bone, away, color in ((TIBIA, 14, TIBIA_COLOR), (FEMUR, -14, FEMUR_COLOR)):
         for number in range(16)[bone]:
             x, y = points[number]
-            _write(pen, (x, y + away), str(number), 10, color, "mm")
+            _write(pen, (x, y + away), str(number), 12, color, "mm")
     _label(pen, knee, points, size)
     return np.asarray(image)
 
@@ -105,8 +105,9 @@ def attention_picture(radiograph: Radiograph, knee: KneeReading, size: int = PIC
     frame = view_frame(knee, size)
     heat = knee.attention[:, ::-1] if knee.frame.mirrored else knee.attention
     heat = np.clip(cv2.resize(np.ascontiguousarray(heat), (size, size), interpolation=cv2.INTER_LINEAR), 0, 1)
-    colors = cv2.applyColorMap(np.rint(heat * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
-    share = 0.6 * np.sqrt(heat)[..., None]  # no attention, no veil
+    # the dark fifth of the map is left out: attention must not look like a shadow on the film
+    colors = cv2.applyColorMap(np.rint(51 + 204 * heat).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    share = 0.65 * heat[..., None]
     picture = np.rint(_film(radiograph, frame) * (1 - share) + colors * share).astype(np.uint8)
     image = Image.new("RGB", (size, size + BARS_PX), _PAPER)
     image.paste(Image.fromarray(picture))
@@ -153,11 +154,11 @@ def _write(
 
 def _label(pen: ImageDraw.ImageDraw, knee: KneeReading, points: NDArray[np.float64], size: int) -> None:
     """Name the knee, and its sides by where the landmarks lie: true also on a film that is seen from behind."""
-    _write(pen, (10, 8), "Right knee" if knee.side == "R" else "Left knee", 17, _PAPER, "la")
+    _write(pen, (10, 8), "Right knee" if knee.side == "R" else "Left knee", 22, _PAPER, "la")
     lateral_first = points[0, 0] < points[8, 0]
     names = ("lateral", "medial") if lateral_first else ("medial", "lateral")
-    _write(pen, (10, size - 9), names[0], 14, _PAPER, "ls")
-    _write(pen, (size - 10, size - 9), names[1], 14, _PAPER, "rs")
+    _write(pen, (10, size - 9), names[0], 19, _PAPER, "ls")
+    _write(pen, (size - 10, size - 9), names[1], 19, _PAPER, "rs")
 
 
 def _bars(pen: ImageDraw.ImageDraw, knee: KneeReading, size: int) -> None:

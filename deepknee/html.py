@@ -17,9 +17,9 @@ GRADE_WORDS = ("none", "doubtful", "minimal", "moderate", "severe")
 SIDE_WORDS = {"R": "Right knee", "L": "Left knee"}
 SPACING_WORDS = {
     "calibrated": "calibrated",
-    "detector": "at the detector, not corrected for magnification unless the film says by how much",
+    "detector": "at detector",
     "given": "given by the user",
-    "none": "none: nothing on this film is in millimetres",
+    "none": "none, so nothing on this film is in millimetres",
 }
 FLAG_WORDS = {
     "implausible_size": "The knee is too large or too small for the film's pixel spacing: check the spacing.",
@@ -78,7 +78,8 @@ def _encode(text: str) -> bytes:
 
 def _head(knees: Sequence[Record], failures: Sequence[Any], skipped: Sequence[Any]) -> str:
     films = len({record["file"] for record in knees})
-    figures = [(films, "films read"), (len(knees), "knees"), (len(failures), "films not read")]
+    unread = '<a href="#failures">films not read</a>' if failures else "films not read"
+    figures = [(films, "films read"), (len(knees), "knees"), (len(failures), unread)]
     if skipped:
         figures.append((len(skipped), "other files"))
     flagged = sum(bool(record["flags"]) for record in knees)
@@ -157,14 +158,17 @@ def flag_words(flag: str) -> str:
 
 def _failures(failures: Sequence[tuple[str, str]], skipped: Sequence[tuple[str, str]]) -> str:
     parts = []
-    for title, rows in (("Films that were not read", failures), ("Files that are no films", skipped)):
+    tables = ("failures", "Films that were not read", failures), ("others", "Files that are no films", skipped)
+    for anchor, title, rows in tables:
         if rows:
             lines = "".join(
                 f"<tr><td><bdi>{escape(file)}</bdi></td><td>{escape(reason)}</td></tr>\n" for file, reason in rows
             )
             head = '<tr><th scope="col">file</th><th scope="col">reason</th></tr>'
-            parts.append(f'<section class="failures"><h2>{title} ({len(rows)})</h2>\n<table>{head}\n{lines}</table>')
-            parts.append("</section>\n")
+            heading = f"<h2>{title} ({len(rows)})</h2>"
+            parts.append(
+                f'<section class="failures" id="{anchor}">{heading}\n<table>{head}\n{lines}</table></section>\n'
+            )
     return "".join(parts)
 
 
@@ -172,7 +176,9 @@ def _foot(made_by: Mapping[str, Any]) -> str:
     return (
         f"<footer><p>{NOTICE} Knees are shown as on the film; left knees are not mirrored. Circles are the 16 "
         "landmarks, lines the bones' outlines through them. Attention is Grad-CAM: where the networks found what "
-        "speaks for the grade, not a proof of disease. Full-size pictures, JSON and CSV lie beside this file.</p>"
+        "speaks for the grade, not a proof of disease. Pixel spacing at detector is that of the "
+        "detector: a knee appears 5 to 15 % larger there, unless the header says by how much and it was divided out. "
+        "Full-size pictures, JSON and CSV lie beside this file.</p>"
         f"<p>Read by {escape(_made_by(made_by))}</p></footer>\n"
     )
 

@@ -20,11 +20,11 @@ p { margin: .4rem 0 0; }
   font-size: .9rem; margin-top: .6rem; }
 .filters label { display: inline-flex; align-items: center; gap: .35rem; cursor: pointer; }
 .grade { padding: .05rem .5rem; border-radius: .3rem; font-size: .9rem; font-weight: 600; white-space: nowrap; }
-.g0 { background: #e3f0f8; color: #123a52; } .g1 { background: #c0ddef; color: #123a52; } .g2 {
-  background: #7fb8dc; color: #0b2b3f; }
+.g0 { background: #e3f0f8; color: #123a52; } .g1 { background: #c0ddef; color: #123a52; }
+.g2 { background: #7fb8dc; color: #0b2b3f; }
 .g3 { background: #2b7fb5; color: #fff; } .g4 { background: #0b4a75; color: #fff; }
 .cards { max-width: 1500px; margin: 0 auto; padding: 0 1.25rem; display: grid; gap: 1rem;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 29rem), 1fr)); }
 .card { background: var(--paper); border: 1px solid var(--line); border-radius: .5rem; padding: .9rem 1rem 1rem;
   content-visibility: auto; contain-intrinsic-size: auto 34rem; }
 .file { margin: .1rem 0 .6rem; color: var(--soft); font-size: .85rem; overflow-wrap: anywhere; }
@@ -40,6 +40,7 @@ figcaption { color: var(--soft); font-size: .8rem; margin-top: .15rem; }
 .bar { padding: 0; } .bar i { display: block; height: .7rem; min-width: 1px; border-radius: 2px;
   background: var(--bar); }
 .chosen th, .chosen td { font-weight: 600; } .chosen .bar i { background: var(--chosen); }
+a { color: inherit; }
 .card p { font-size: .9rem; }
 .remarks { margin: .6rem 0 0; padding: .5rem .75rem .5rem 1.6rem; background: #fff6e6;
   border-left: 3px solid #e69f00; font-size: .9rem; }

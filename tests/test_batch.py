@@ -1,0 +1,235 @@
+import csv
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # worker processes import `oracle` by its name
+from oracle import make_reader, snapshots
+
+from deepknee import folder as folder_module
+from deepknee.batch import CRASHED, NO_KNEE, read_films
+from deepknee.films import find_films
+from deepknee.folder import FolderError, OutputFolder
+
+
+@pytest.fixture
+def films(tmp_path):
+    """Five films: two knees, one, none, unreadable, and one that trips over a bug."""
+    for name, words in {"1": "R L", "2": "L", "3": "none", "4": "bad", "5": "bug"}.items():
+        write(tmp_path / "films" / f"{name}.dcm", words)
+    write(tmp_path / "films" / "notes.txt", "")
+    return tmp_path / "films"
+
+
+def write(path, words):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(words)
+
+
+def run(films, *, jobs=1, overwrite=False, weights=None, spacing=None, out=None):
+    out = out or films.parent / "out"
+    found, others = find_films([str(films)], out)
+    folder = OutputFolder.by(weights or snapshots(), out, spacing)
+    return read_films(found, others, folder, make_reader, jobs=jobs, overwrite=overwrite)
+
+
+def table(out, name):
+    with (out / name).open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def knees(out):
+    return [(Path(row["file"]).name, row["side"]) for row in table(out, "results.csv")]
+
+
+def failures(out):
+    return {Path(row["file"]).name: row["reason"] for row in table(out, "failures.csv")}
+
+
+def contents(out):
+    return {path.relative_to(out): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+def times(out):
+    return {path.name: path.stat().st_mtime_ns for path in (out / "knees").iterdir()}
+
+
+def test_every_film_is_read_or_listed(films, tmp_path):
+    summary = run(films)
+    out = tmp_path / "out"
+    assert (summary.films, summary.read, summary.knees, summary.failed) == (5, 2, 3, 3)
+    assert knees(out) == [("1.dcm", "R"), ("1.dcm", "L"), ("2.dcm", "L")]
+    assert failures(out) == {
+        "3.dcm": NO_KNEE,
+        "4.dcm": "Rows (0028,0010) is 0",
+        "5.dcm": "ZeroDivisionError: a bug",
+        "notes.txt": "not a film: .txt files lie beside films",
+    }
+    assert sorted(path.suffix for path in (out / "knees").iterdir()) == [".json"] * 3 + [".png"] * 6
+    assert (out / "report.html").read_text().count("<article") == 3
+    marker = json.loads((out / "deepknee.json").read_text())
+    assert marker["made_by"]["code"]["torch"]
+    assert not [path for path in out.rglob("*") if path.name.endswith((".tmp", ".part"))]
+
+
+def test_files_of_one_name_do_not_collide(tmp_path):
+    for name in ("a/1.dcm", "b/1.dcm"):
+        write(tmp_path / "films" / name, "R")
+    run(tmp_path / "films")
+    rows = table(tmp_path / "out", "results.csv")
+    assert [Path(row["file"]).parent.name for row in rows] == ["a", "b"]
+    assert len(list((tmp_path / "out" / "knees").iterdir())) == 6
+
+
+def test_again_reads_only_what_failed(films, tmp_path):
+    run(films)
+    before = times(tmp_path / "out")
+    write(films / "4.dcm", "R")
+    summary = run(films)
+    assert (summary.earlier, summary.read, summary.failed) == (2, 3, 2)
+    after = times(tmp_path / "out")
+    assert {name: after[name] for name in before} == before
+    assert len(after) == len(before) + 3
+    assert "4.dcm" not in failures(tmp_path / "out")
+
+
+def test_overwrite_reads_everything(films, tmp_path):
+    run(films)
+    assert run(films, overwrite=True).earlier == 0
+
+
+def test_a_film_that_changed_is_read_again_and_leaves_nothing_behind(films, tmp_path):
+    run(films)
+    write(films / "1.dcm", "L")
+    assert run(films).earlier == 1
+    assert knees(tmp_path / "out") == [("1.dcm", "L"), ("2.dcm", "L")]
+    assert not list((tmp_path / "out" / "knees").glob("1-*_R*"))
+
+
+def test_a_touched_film_is_read_again(films):
+    run(films)
+    os.utime(films / "1.dcm", (1e9, 1e9))
+    assert run(films).earlier == 1
+
+
+def test_another_spacing_is_read_again(films, tmp_path):
+    run(films)
+    assert run(films, spacing=(0.4, 0.5)).earlier == 0
+    assert {row["spacing_mm"] for row in table(tmp_path / "out", "results.csv")} == {"0.4x0.5"}
+    assert run(films, spacing=(0.4, 0.5)).earlier == 2
+
+
+def test_deleted_outputs_are_made_again(films, tmp_path):
+    run(films)
+    next((tmp_path / "out" / "knees").glob("1-*_R_attention.png")).unlink()
+    assert run(films).earlier == 1
+    assert len(times(tmp_path / "out")) == 9
+
+
+def test_other_weights_read_everything_again_but_mix_with_nothing(films, tmp_path):
+    run(films)
+    other = snapshots()
+    other.id = "f" * 16
+    assert run(films, weights=other).earlier == 0
+    write(tmp_path / "more" / "6.dcm", "R")
+    third = snapshots()
+    third.id = "e" * 16
+    before = contents(tmp_path / "out")
+    with pytest.raises(FolderError, match=r"holds 2 films read with other weights .*choose another --out"):
+        run(tmp_path / "more", weights=third)
+    assert contents(tmp_path / "out") == before
+
+
+def test_films_of_earlier_runs_stay_in_the_tables(films, tmp_path):
+    run(films)
+    write(tmp_path / "more" / "6.dcm", "R")
+    summary = run(tmp_path / "more")
+    assert (summary.films, summary.failed) == (1, 0)
+    assert knees(tmp_path / "out")[-1] == ("6.dcm", "R")
+    assert len(knees(tmp_path / "out")) == 4
+    assert len(failures(tmp_path / "out")) == 4
+
+
+def test_ctrl_c_leaves_tables_of_what_is_complete(films, tmp_path):
+    run(films)
+    write(films / "2.dcm", "interrupt")
+    summary = run(films, overwrite=True)
+    assert summary.interrupted
+    assert knees(tmp_path / "out") == [("1.dcm", "R"), ("1.dcm", "L")]
+    write(films / "2.dcm", "L")
+    assert run(films).earlier == 1
+    assert len(knees(tmp_path / "out")) == 3
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_ctrl_c_while_writing_leaves_complete_films(tmp_path, monkeypatch, number):
+    write(tmp_path / "films" / "1.dcm", "R")
+    write(tmp_path / "films" / "2.dcm", "L")
+    writes = 0
+    real = folder_module.write_atomic
+
+    def write_or_stop(path, data):
+        nonlocal writes
+        writes += path.parent.name in ("knees", "records")
+        if writes == number + 1:
+            writes += 1
+            raise KeyboardInterrupt
+        real(path, data)
+
+    monkeypatch.setattr(folder_module, "write_atomic", write_or_stop)
+    assert run(tmp_path / "films").interrupted
+    complete = number // 4  # two pictures, a JSON and the record of each film
+    assert len(knees(tmp_path / "out")) == complete
+    assert (tmp_path / "out" / "report.html").read_text().count("<article") == complete
+    monkeypatch.undo()
+    assert run(tmp_path / "films").earlier == complete
+    assert knees(tmp_path / "out") == [("1.dcm", "R"), ("2.dcm", "L")]
+
+
+def test_a_full_disk_is_not_the_films_fault(films, monkeypatch):
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(folder_module, "write_atomic", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(films)
+
+
+def test_something_else_among_the_records_is_refused(films, tmp_path):
+    run(films)
+    (tmp_path / "out" / "records" / "x.json").write_text("[]")
+    with pytest.raises(FolderError, match=r"x\.json: no record of deepknee read"):
+        run(films)
+    (tmp_path / "out" / "records" / "x.json").write_text('{"format": 99, "file": "x"}')
+    with pytest.raises(FolderError, match="format 99, must be 1"):
+        run(films)
+
+
+def test_outputs_into_a_file_are_refused(tmp_path):
+    write(tmp_path / "out", "")
+    with pytest.raises(FolderError, match="is a file"):
+        OutputFolder.by(snapshots(), tmp_path / "out")
+
+
+def test_processes_answer_as_one_and_survive_a_crash(films, tmp_path):
+    run(films, out=tmp_path / "one")
+    write(films / "2.dcm", "crash")
+    summary = run(films, out=tmp_path / "two", jobs=2)
+    assert (summary.films, summary.read, summary.failed) == (5, 1, 4)
+    assert failures(tmp_path / "two") == failures(tmp_path / "one") | {"2.dcm": CRASHED}
+    one, two = contents(tmp_path / "one" / "knees"), contents(tmp_path / "two" / "knees")
+    assert two == {path: content for path, content in one.items() if path.name.startswith("1-")}
+
+
+def test_ctrl_c_with_processes(films, tmp_path):
+    write(films / "1.dcm", "stop R")
+    for number in range(6, 12):
+        write(films / f"{number}.dcm", "R")
+    summary = run(films, jobs=2)
+    assert summary.interrupted
+    done = knees(tmp_path / "out")
+    assert ("1.dcm", "R") in done  # what was being read is finished
+    assert summary.read == len(done) < 8

@@ -1,0 +1,178 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))  # worker processes import `oracle` by its name
+from oracle import GEOMETRY, SHAPE_MM, FakeGrader, FakeLocalizer, film, place_knee
+
+import deepknee
+from deepknee.ensemble import GraderSettings, build_net
+from deepknee.pipeline import DeviceError, Reader, ReadingError, choose_device, load_reader, read_knees
+from deepknee.weights import WeightsError
+from kneel.engine.snapshot import load_snapshot, save_snapshot
+from kneel.network import HourglassSettings, build_network, network_arguments
+
+RIGHT, LEFT = ("R", (120.0, 150.0)), ("L", (280.0, 150.0))
+
+
+def read(*places, grader=None, **more):
+    radiograph = film(**more)
+    spacing = radiograph.spacing_mm or (0.5, 0.5)
+    knees = [place_knee(side, center, spacing) for side, center in places]
+    return read_knees(radiograph, FakeLocalizer(knees), grader or FakeGrader())
+
+
+def test_a_knee_carries_what_localizer_grader_and_film_say():
+    reading = read(RIGHT, LEFT)
+    right, left = reading.knees
+    assert (right.side, left.side) == ("R", "L")
+    assert (right.kl, left.kl) == (2, 2)
+    assert right.probabilities.tolist() == [0.1, 0.1, 0.5, 0.2, 0.1]
+    assert right.landmarks.shape == (16, 2)
+    assert right.landmarks[0].tolist() == [120 - 76, 162]  # 38 mm lateral and 6 mm below, at 0.5 mm
+    assert left.landmarks[0].tolist() == [280 + 76, 162]
+    assert right.roi.shape == right.attention.shape == (60, 60)
+    assert right.roi.dtype == np.uint8
+    assert (right.spacing_mm, right.spacing_kind) == ((0.5, 0.5), "detector")
+    assert reading.radiograph.pixels.shape == (300, 400)
+
+
+def test_film_without_knees_is_a_reading_without_knees():
+    assert read().knees == ()
+
+
+def test_left_roi_is_mirrored_and_lateral_is_at_small_x():
+    right, left = read(RIGHT, LEFT).knees
+    # the film brightens to the right: towards medial in the right knee, towards lateral in the left one
+    assert right.roi[30, 5] < right.roi[30, 50]
+    assert left.roi[30, 5] > left.roi[30, 50]
+    for knee in (right, left):
+        points = knee.frame.to_roi(knee.landmarks)
+        assert points[0, 0] < points[4, 0] < points[8, 0]
+        np.testing.assert_allclose(points[4], 29.5, atol=1e-9)  # the joint centre is the middle of the ROI
+
+
+def test_on_a_film_from_behind_the_other_knee_is_mirrored():
+    """Image left is the patient's left there: the left knee looks like a right one."""
+    (left,) = read(("L", (120.0, 150.0)), columns_reversed=True).knees
+    assert not left.frame.mirrored
+    (right,) = read(("R", (280.0, 150.0)), columns_reversed=True).knees
+    assert right.frame.mirrored
+
+
+def test_roi_is_cut_from_the_normalised_film():
+    (knee,) = read(RIGHT).knees
+    grey = film().pixels.astype(float)
+    low, high = np.percentile(grey, [5, 99])
+    x, y = np.rint(knee.frame.to_image([[10, 40]])[0]).astype(int)
+    wanted = np.clip((grey[y, x] - low) / (high - low), 0, 1) * 255
+    assert knee.roi[40, 10] == pytest.approx(wanted, abs=2)
+
+
+def test_a_nominal_scale_is_no_spacing():
+    (knee,) = read(RIGHT, spacing_mm=None, spacing_kind="none").knees
+    assert (knee.spacing_mm, knee.spacing_kind) == (None, "none")
+    assert knee.frame.scale == pytest.approx((4.0, 4.0))  # the ROI still got the localizer's 0.5 mm
+
+
+@pytest.mark.parametrize(("center", "flags"), [((120.0, 150.0), ()), ((40.0, 150.0), ("roi_outside_film",))])
+def test_roi_that_leaves_the_film_is_flagged(center, flags):
+    (knee,) = read(("R", center)).knees  # the ROI is 240 film pixels wide
+    assert knee.flags == flags
+
+
+def test_flags_of_the_localizer_come_first():
+    knee = replace(place_knee("R", (20.0, 150.0), (0.5, 0.5)), flags=("low_confidence",))
+    (found,) = read_knees(film(), FakeLocalizer([knee]), FakeGrader()).knees
+    assert found.flags == ("low_confidence", "roi_outside_film")
+
+
+@pytest.mark.parametrize("probabilities", [[np.nan] * 5, [0.5, 0.5, 0.5, 0, 0], [-0.5, 1.5, 0, 0, 0], [0.5, 0.5]])
+def test_probabilities_that_are_none_are_refused(probabilities):
+    with pytest.raises(ReadingError, match="probabilities of knee R"):
+        read(RIGHT, grader=FakeGrader(np.array(probabilities, float)))
+
+
+def test_landmarks_that_are_none_are_refused():
+    knee = replace(place_knee("R", (120.0, 150.0), (0.5, 0.5)), landmarks=np.full((16, 2), np.nan))
+    with pytest.raises(ReadingError, match="16 finite points"):
+        read_knees(film(), FakeLocalizer([knee]), FakeGrader())
+
+
+def test_two_knees_of_one_side_are_refused():
+    with pytest.raises(ReadingError, match="sides of the knees are"):
+        read(RIGHT, RIGHT)
+
+
+def test_reader_hands_spacing_to_the_file_reader(tmp_path):
+    path = tmp_path / "film.png"
+    cv2.imwrite(str(path), film().pixels)
+    reader = Reader(FakeLocalizer([place_knee("R", (120.0, 150.0), (0.5, 0.5))]), FakeGrader())
+    (knee,) = reader.read(path, spacing_mm=(0.5, 0.5)).knees
+    assert (knee.spacing_mm, knee.spacing_kind) == ((0.5, 0.5), "given")
+    assert reader.read(path).knees[0].spacing_kind == "none"
+
+
+def test_devices():
+    assert choose_device("cpu") == "cpu"
+    assert choose_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(DeviceError, match="'tpu': must be one of auto, cpu, cuda"):
+        choose_device("tpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_without_cuda_is_refused():
+    with pytest.raises(DeviceError, match="no CUDA device"):
+        choose_device("cuda")
+
+
+def test_package_loads_no_torch_until_it_is_asked():
+    before, after = "assert 'torch' not in sys.modules", "assert 'torch' in sys.modules"
+    code = f"import deepknee.cli, sys; {before}; deepknee.load_reader; {after}"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = deepknee.nothing
+
+
+def untrained(folder):
+    """Small networks with random weights, as training leaves them."""
+    torch.manual_seed(0)
+    settings = HourglassSettings(width=4, depth=2)
+    for task, points, size in (("lc", 1, (64, 96)), ("hc", 16, (64, 64))):
+        arguments = network_arguments(points, 0.5, 0.25, settings)
+        meta = {"task": task, "experiment": {}, "fold": 0, "network": arguments}
+        meta |= {"roi": {"spacing_mm": 3.0, "size": size}}
+        if task == "hc":
+            meta["shape"] = {"points": SHAPE_MM.tolist(), "residual": 1e6}  # whatever comes out is a knee
+        (folder / task / "fold_0").mkdir(parents=True)
+        save_snapshot(folder / task / "fold_0" / "best.safetensors", build_network(arguments).state_dict(), meta)
+    described = {"model": {"width": 2}, "geometry": GEOMETRY.model_dump(mode="json")}
+    described |= {"intensity": {"mean": 0.5, "std": 0.25}}
+    net = build_net(GraderSettings.model_validate_json(json.dumps(described)).model)
+    (folder / "kl" / "fold_0").mkdir(parents=True)
+    meta = {"task": "kl", "experiment": {}, "fold": 0, **described}
+    save_snapshot(folder / "kl" / "fold_0" / "best.safetensors", net.state_dict(), meta)
+
+
+def test_reader_is_rebuilt_from_snapshots_alone(tmp_path):
+    untrained(tmp_path)
+    reader = load_reader(tmp_path, device="cpu")
+    reading = read_knees(film(laterality="R"), reader.localizer, reader.grader)
+    assert {knee.side for knee in reading.knees} <= {"R", "L"}
+    assert [task for task in ("lc", "hc", "kl") if len(reader.weights.paths(task)) == 1] == ["lc", "hc", "kl"]
+
+
+def test_networks_that_do_not_belong_together_are_a_matter_of_weights(tmp_path):
+    untrained(tmp_path)
+    path = tmp_path / "hc" / "fold_0" / "best.safetensors"
+    tensors, meta = load_snapshot(path)
+    save_snapshot(path, tensors, {key: value for key, value in meta.items() if key != "shape"})
+    with pytest.raises(WeightsError, match="mean shape"):
+        load_reader(tmp_path, device="cpu")
