@@ -44,7 +44,7 @@ outputs, all in DIR
                   the bones; attention with the five probabilities. Knees are drawn as on the film.
                   NAME is that of the file and a code of its path, so files of the same name do not collide. The JSON
                   also holds the patient id and UIDs of the header: share it as you would share the header
-  records/        one JSON a film: what is done
+  records/        one JSON a film: what is done; and the small pictures of the report
   deepknee.json   which weights and which code read the films
   Every file is complete or not there. Ctrl-C finishes the tables for the films that are done.
 

@@ -13,21 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import cv2
-import numpy as np
-
-from deepknee.draw import attention_picture, encode_png, landmark_picture
+from deepknee.draw import attention_picture, encode_jpeg, encode_png, landmark_picture
 from deepknee.films import MARKER, Film
 from deepknee.html import render
-from deepknee.pipeline import Reading
+from deepknee.pipeline import KneeReading, Reading
 from deepknee.report import FAILURE_COLUMNS, FORMAT, NOTICE, RESULT_COLUMNS, knee_record, result_row, to_csv, to_json
 from deepknee.weights import Weights
 from kneel.engine.snapshot import code_version, write_atomic
 from kneel.imaging.geometry import Spacing
+from kneel.imaging.radiograph import Radiograph
 
 REPORT_PX = 300  # side of the pictures inside report.html
-JPEG_QUALITY = 82
-ENDINGS = ("_landmarks.png", "_attention.png", ".json")  # of a knee's outputs
+# of a knee, below the folder; the small pictures are kept, as making them anew for a thousand films takes half a minute
+OUTPUTS = (
+    *("knees/{}_landmarks.png", "knees/{}_attention.png", "knees/{}.json"),
+    *("records/{}_landmarks.jpg", "records/{}_attention.jpg"),
+)
 
 Record = dict[str, Any]
 
@@ -130,10 +131,10 @@ class OutputFolder:
 
     @property
     def records(self) -> Path:
-        """Folder of one JSON a film."""
+        """Folder of one JSON a film, and of the small pictures for the report."""
         return self.root / "records"
 
-    def encode(self, film: Film, reading: Reading) -> dict[str, dict[str, bytes]]:
+    def encode(self, film: Film, reading: Reading) -> dict[str, list[bytes]]:
         """Draw and describe the knees of a film; nothing is written.
 
         Parameters
@@ -146,18 +147,16 @@ class OutputFolder:
         Returns
         -------
         dict
-            For every knee the name of its outputs, and their content by the ending of the file name.
+            For every knee the name of its outputs, and their content in the order of `OUTPUTS`.
         """
-        return {
-            f"{film.key}_{knee.side}": {
-                "_landmarks.png": encode_png(landmark_picture(reading.radiograph, knee)),
-                "_attention.png": encode_png(attention_picture(reading.radiograph, knee)),
-                ".json": to_json(knee_record(film.file, reading.radiograph, knee, self.made_by)),
-            }
-            for knee in reading.knees
-        }
+        return {f"{film.key}_{knee.side}": self._encode(film, reading.radiograph, knee) for knee in reading.knees}
 
-    def save(self, film: Film, knees: Mapping[str, Mapping[str, bytes]], before: tuple[int, int]) -> None:
+    def _encode(self, film: Film, radiograph: Radiograph, knee: KneeReading) -> list[bytes]:
+        pictures = landmark_picture(radiograph, knee), attention_picture(radiograph, knee)
+        record = to_json(knee_record(film.file, radiograph, knee, self.made_by))
+        return [*map(encode_png, pictures), record, *(encode_jpeg(picture, REPORT_PX) for picture in pictures)]
+
+    def save(self, film: Film, knees: Mapping[str, Sequence[bytes]], before: tuple[int, int]) -> None:
         """Write the outputs of a film's knees, then its record.
 
         Parameters
@@ -169,9 +168,9 @@ class OutputFolder:
         before : (int, int)
             Size and time of the file (`stamp`), from before it was read.
         """
-        for name, outputs in knees.items():
-            for ending, content in outputs.items():
-                write_atomic(self.knees / f"{name}{ending}", content)
+        for name, contents in knees.items():
+            for path, content in zip(self._outputs(name), contents, strict=True):
+                write_atomic(path, content)
         self._write(film, "read", knees=list(knees), size=before[0], time_ns=before[1])
 
     def save_failure(self, film: Film, reason: str) -> None:
@@ -213,14 +212,14 @@ class OutputFolder:
         records = [record for _, record in knees]
         write_atomic(self.root / "results.csv", to_csv(RESULT_COLUMNS, map(result_row, records)))
         write_atomic(self.root / "failures.csv", to_csv(FAILURE_COLUMNS, failures + others))
-        pages = render(knees, failures, others, self.made_by, self._thumbnail, self._link)
+        pages = render(knees, failures, others, self.made_by, self._small, _link)
         write_atomic(self.root / "report.html", b"".join(pages))
 
     def _ours(self, record: Record) -> bool:
         return record["status"] != "read" or record["made_by"] == self.made_by["id"]
 
     def _complete(self, record: Record) -> bool:
-        return all((self.knees / f"{name}{ending}").is_file() for name in record["knees"] for ending in ENDINGS)
+        return all(path.is_file() for name in record["knees"] for path in self._outputs(name))
 
     def _done(self, film: Film, record: Record | None) -> bool:
         if record is None or record["status"] != "read" or not self._ours(record) or not self._complete(record):
@@ -234,29 +233,23 @@ class OutputFolder:
         if record is not None:
             (self.records / f"{key}.json").unlink()
             for name in record.get("knees", ()):
-                for ending in ENDINGS:
-                    (self.knees / f"{name}{ending}").unlink(missing_ok=True)
+                for path in self._outputs(name):
+                    path.unlink(missing_ok=True)
 
     def _write(self, film: Film, status: str, **more: Any) -> None:
         given = None if self.spacing_mm is None else list(self.spacing_mm)
         record = {"format": FORMAT, "file": film.file, "status": status, "made_by": self.made_by["id"]}
         write_atomic(self.records / f"{film.key}.json", to_json({**record, "spacing_mm": given, **more}))
 
-    def _picture(self, name: str, kind: str) -> Path:
-        return self.knees / f"{name}_{kind}.png"
+    def _outputs(self, name: str) -> list[Path]:
+        return [self.root / output.format(name) for output in OUTPUTS]
 
-    def _link(self, name: str, kind: str) -> str:
-        return self._picture(name, kind).relative_to(self.root).as_posix()
+    def _small(self, name: str, kind: str) -> bytes:
+        return (self.records / f"{name}_{kind}.jpg").read_bytes()
 
-    def _thumbnail(self, name: str, kind: str) -> bytes:
-        """The square with the knee, small; bars below it are drawn by the report itself."""
-        png = np.frombuffer(self._picture(name, kind).read_bytes(), np.uint8)
-        picture = cv2.imdecode(png, cv2.IMREAD_COLOR)
-        if picture is None:
-            raise FolderError(f"{self._picture(name, kind)}: no picture any more; read with --overwrite")
-        square = picture[: picture.shape[1]]
-        small = cv2.resize(square, (REPORT_PX, REPORT_PX), interpolation=cv2.INTER_AREA)
-        return cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+
+def _link(name: str, kind: str) -> str:
+    return f"knees/{name}_{kind}.png"
 
 
 def stamp(path: Path) -> tuple[int, int]:
