@@ -149,9 +149,7 @@ def load_knees(folder: Path, source: Source, geometry: PatchGeometry, contrast: 
     knees = _in_parallel(read, items, str(folder))
     if not knees:
         raise DatasetError(f"{folder}: no knees in it")
-    rois = np.empty((len(knees), geometry.roi_px, geometry.roi_px), np.uint8)
-    for number, knee in enumerate(knees):
-        rois[number] = knee.roi
+    rois = np.stack([knee.roi for knee in knees])
     grades = np.array([knee.grade for knee in knees], np.int64)
     return GradedKnees(rois, grades, tuple(knee.subject for knee in knees), tuple(knee.name for knee in knees))
 
@@ -159,10 +157,10 @@ def load_knees(folder: Path, source: Source, geometry: PatchGeometry, contrast: 
 def _in_parallel(read: Callable[[Any], list[GradedKnee]], items: Sequence[Any], title: str) -> list[GradedKnee]:
     """Read every item on a few threads (decoders and OpenCV leave Python's lock); gather the failures into one."""
 
-    def attempt(item: Any) -> list[GradedKnee] | DatasetError | RadiographError:
+    def attempt(item: Any) -> list[GradedKnee] | RadiographError:
         try:
             return read(item)
-        except (DatasetError, RadiographError) as error:
+        except RadiographError as error:
             return error
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
