@@ -110,7 +110,7 @@ def _paths(
         # the cortex is uneven; the pattern, read at a quarter of its frequency, says where
         u, v = _texture_place(x, y)
         uneven = cv2.blur(cv2.remap(texture, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT), (5, 5))
-        uneven = enlarge(np.exp(0.6 * uneven / max(uneven.std(), 1e-6)).astype(np.float32), window, LOW)
+        uneven = enlarge(np.exp(0.6 * uneven / max(uneven.std(), 1e-6)).clip(0.4, 2).astype(np.float32), window, LOW)
         cortex = cortex * (1 + (uneven - 1) * np.clip(1.2 - cortex, 0, 1))  # shafts are even
     volume = depth * _rounded(inside / edge)
     core = np.maximum(depth - 2 * cortex, 0) * _rounded((inside - cortex) / (edge - cortex))

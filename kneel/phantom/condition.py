@@ -81,12 +81,12 @@ class Condition:
         """
         medial, lateral = (1.15, 0.85) if narrowed == "medial" else (0.85, 1.15)
         sides = np.array([lateral, medial, lateral, medial])
-        lengths = _SPUR_MM[kl] * rng.lognormal(0, 0.22) * sides * rng.lognormal(0, 0.35, 4)
+        lengths = _SPUR_MM[kl] * rng.lognormal(0, 0.32) * sides * rng.lognormal(0, 0.5, 4)
         return cls(
             kl=kl,
             narrowed=narrowed,
             spurs=Spurs(*np.clip(lengths, 0, 8.5).tolist()),
-            sclerosis=float(_SCLEROSIS[kl] * rng.lognormal(0, 0.45) + abs(rng.normal(0, 0.05))),
+            sclerosis=float(_SCLEROSIS[kl] * rng.lognormal(0, 0.6) + abs(rng.normal(0, 0.1))),
             sharpness=float(np.clip(rng.normal(_SPINE_SHARPNESS[kl], 0.15), 0, 1)),
             cyst=bool(rng.random() < _CYST_CHANCE[kl]),
             varus=float(kl * rng.normal(_VARUS_DEGREES, 0.4) * (1 if narrowed == "medial" else -1)),

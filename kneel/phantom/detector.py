@@ -36,7 +36,7 @@ class Exposure:
     contrast, brightness : float
         Slope and shift of the display curve, in units of the leg's own range.
     linear : bool
-        Stored values follow transmission instead of its logarithm: bones come out pale and flat.
+        Stored values follow transmission instead of its logarithm, without processing: bones come out pale and flat.
     """
 
     scatter: float
@@ -64,17 +64,19 @@ class Exposure:
         Exposure
             The exposure.
         """
+        linear = bool(rng.random() < 0.12)
+        processed = not linear  # the curve of transmission is too flat in bone to take local contrast away or add it
         return cls(
             scatter=float(rng.uniform(0.1, 0.6)),
             blur_mm=float(rng.uniform(0.1, 0.2)),
             noise=float(rng.uniform(0.008, 0.03)),
             heel=float(rng.normal(0, 0.06)),
-            sharpening=float(rng.uniform(0.2, 1.6) * (rng.random() < 0.7)),
+            sharpening=float(rng.uniform(0.2, 1.6) * (rng.random() < 0.7) * processed),
             reach_mm=float(np.exp(rng.uniform(np.log(1.5), np.log(15)))),
-            flattening=float(rng.uniform(0.0, 0.7)),
+            flattening=float(rng.uniform(0.0, 0.6) * processed),
             contrast=float(rng.uniform(0.8, 1.3)),
             brightness=float(rng.normal(0.04, 0.08)),
-            linear=bool(rng.random() < 0.12),
+            linear=linear,
         )
 
 

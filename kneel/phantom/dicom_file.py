@@ -95,7 +95,7 @@ def _add_acquisition(data: Dataset, film: Film) -> None:
     data.ViewCodeSequence = Sequence([view])
     data.AcquisitionContextSequence = Sequence()
     data.DetectorType = "DIRECT"
-    data.PixelIntensityRelationship = "LOG"
+    data.PixelIntensityRelationship = "LIN" if film.exposure.linear else "LOG"
     data.PixelIntensityRelationshipSign = 1 if film.spec.photometric == "MONOCHROME1" else -1
 
 

@@ -102,6 +102,8 @@ class Film:
         What was asked.
     knees : tuple of PhantomKnee
         Truth, in the order of the specification.
+    exposure : Exposure
+        How it was taken and processed.
     burned_in_text : bool
         Whether the console wrote into the picture.
     """
@@ -109,6 +111,7 @@ class Film:
     pixels: NDArray[np.uint16]
     spec: FilmSpec
     knees: tuple[PhantomKnee, ...]
+    exposure: Exposure
     burned_in_text: bool
 
 
@@ -145,7 +148,7 @@ def render_film(spec: FilmSpec, rng: Generator, *, noise: bool = True) -> Film:
     values = develop(expose(attenuation, spec.spacing_mm, exposure, rng if noise else None), spec.spacing_mm, exposure)
     text = bool(rng.random() < 0.3)
     _frame(values, spec, text, rng)
-    return Film(_store(values, spec, rng), spec, knees, text)
+    return Film(_store(values, spec, rng), spec, knees, exposure, text)
 
 
 def _place(

@@ -97,9 +97,8 @@ def legs_attenuation(
     for leg, pose in legs:
         muscle, fat = leg_paths(leg, pose, shape)
         cell = LOW / pose.scale
-        bundles = _noise(coarse.shape, (2.5 / cell, 18 / cell), 0.02, rng) + _noise(
-            coarse.shape, (12 / cell, 16 / cell), 0.02, rng
-        )
+        bundles = _noise(coarse.shape, (3 / cell, 18 / cell), 0.01, rng)
+        bundles += _noise(coarse.shape, (12 / cell, 16 / cell), 0.02, rng)
         strands = _noise(coarse.shape, (2.5 / cell, 6 / cell), 0.012, rng)
         coarse += np.float32(absorption.muscle) * muscle * (1 + bundles) + np.float32(absorption.fat) * fat * (
             1 + strands
