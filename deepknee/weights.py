@@ -116,7 +116,7 @@ def find_weights(folders: str | os.PathLike[str] | Sequence[str | os.PathLike[st
     ------
     WeightsError
         None found, a task without weights, a ``.safetensors`` file that is damaged or no snapshot, or two experiments
-        of one task in folders that were named (of demo runs, the newest is taken).
+        of one task.
     """
     if folders is not None:
         named = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
@@ -126,13 +126,14 @@ def find_weights(folders: str | os.PathLike[str] | Sequence[str | os.PathLike[st
         released = _read([root / PRETRAINED])
         if released:
             return _choose(released, str(root / PRETRAINED))
-    runs = [_newest(_read([root / name])) for root in roots for name in DEMO_RUNS]
-    complete = [run for run in runs if {s.task for s in run} == set(TASKS)]
-    if not complete:
+    runs = {root / name: _read([root / name]) for root in roots for name in DEMO_RUNS}
+    complete = {place: run for place, run in runs.items() if {s.task for s in run} == set(TASKS)}
+    started = complete or {place: run for place, run in runs.items() if run}  # refused below, by what they lack
+    if not started:
         looked = ", ".join(str(root / name) for root in roots for name in (PRETRAINED, *DEMO_RUNS))
         raise WeightsError(f"no weights found in {looked}: {HOW_TO_GET}")
-    newest = max(complete, key=_time)
-    return _choose(newest, "the newest demo run")
+    newest = max(started, key=lambda place: _time(started[place]))
+    return _choose(started[newest], str(newest))
 
 
 def _read(places: Iterable[Path]) -> list[Snapshot]:
@@ -195,16 +196,6 @@ def _check_one_experiment(snapshots: list[Snapshot], where: str, words: str) -> 
         raise WeightsError(f"{where}: {what}; choose by naming the folders of one each: --weights A --weights B ...")
 
 
-def _newest(snapshots: list[Snapshot]) -> list[Snapshot]:
-    """Keep the experiment of each task that was written last."""
-    kept = []
-    for task in TASKS:
-        mine = [snapshot for snapshot in snapshots if snapshot.task == task]
-        if mine:
-            last = max(mine, key=lambda snapshot: snapshot.path.stat().st_mtime_ns)
-            kept += [snapshot for snapshot in mine if snapshot.experiment == last.experiment]
-    return kept
-
-
 def _time(snapshots: list[Snapshot]) -> int:
+    """When the last of them was written."""
     return max(snapshot.path.stat().st_mtime_ns for snapshot in snapshots)

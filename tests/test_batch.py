@@ -216,12 +216,11 @@ def test_outputs_into_a_file_are_refused(tmp_path):
 
 def test_processes_answer_as_one_and_survive_a_crash(films, tmp_path):
     run(films, out=tmp_path / "one")
-    write(films / "2.dcm", "crash")
+    write(films / "6.dcm", "crash")
     summary = run(films, out=tmp_path / "two", jobs=2)
-    assert (summary.films, summary.read, summary.failed) == (5, 1, 4)
-    assert failures(tmp_path / "two") == failures(tmp_path / "one") | {"2.dcm": CRASHED}
-    one, two = contents(tmp_path / "one" / "knees"), contents(tmp_path / "two" / "knees")
-    assert two == {path: content for path, content in one.items() if path.name.startswith("1-")}
+    assert (summary.films, summary.read, summary.failed) == (6, 2, 4)
+    assert failures(tmp_path / "two") == failures(tmp_path / "one") | {"6.dcm": CRASHED}
+    assert contents(tmp_path / "two" / "knees") == contents(tmp_path / "one" / "knees")
 
 
 def test_ctrl_c_with_processes(films, tmp_path):

@@ -128,6 +128,12 @@ def test_nothing_anywhere_says_how_to_get_some(places):
         find_weights()
 
 
+def test_a_run_that_is_not_finished_is_named(places):
+    put_run(places[0] / "demo", tasks=["lc", "hc"])
+    with pytest.raises(WeightsError, match=r"demo: no weights for KL grades \(kl\)"):
+        find_weights()
+
+
 def test_search_order(places):
     here, checkout = places
     put_run(checkout / "demo", number=1)
@@ -151,9 +157,8 @@ def test_newest_complete_demo_run(places):
     _age(here / "workdir", 100)
     assert _root(find_weights()) == checkout / "workdir"
     put_run(here / "demo" / "runs", suffix="_again", tasks=["kl"], number=4)
-    found = find_weights()
-    assert found.paths("lc") == [here / "demo" / "runs" / "lc_demo" / "fold_0" / "best.safetensors"]
-    assert found.describe()["kl"]["experiment"] == "kl_demo_again"
+    with pytest.raises(WeightsError, match="two experiments for KL grades"):
+        find_weights()
 
 
 def _root(found) -> Path:
