@@ -27,6 +27,7 @@ MIN_CONFIDENCE = 0.1
 MIN_SEPARATION_MM = 80.0  # of two joint centres on one film; knees are wider than that
 # heights in mm tried for a film without spacing: from a crop of the joint to a 43 cm cassette
 NOMINAL_HEIGHTS_MM = (100.0, 145.0, 210.0, 300.0, 430.0)
+_OTHER: dict[Side, Side] = {"L": "R", "R": "L"}
 PLAUSIBLE_SCALE = (0.7, 1.4)  # size of a knee against the mean; beyond it the spacing is doubted
 
 
@@ -37,7 +38,7 @@ class JointCenter:
     Attributes
     ----------
     side : {"L", "R"}
-        Laterality that the picture was mirrored for.
+        What the knee looks like: ``"R"`` has its lateral side at small x, ``"L"`` was mirrored for the network.
     center : (float, float)
         (x, y) in film pixels.
     spread_mm : float
@@ -191,6 +192,9 @@ class KneeLocalizer:
             knees = self._at_spacing(film, radiograph, radiograph.spacing_mm)
         else:
             knees = self._at_any_scale(film, radiograph)
+        if radiograph.columns_reversed:
+            # all below speaks of what a knee looks like; on a film seen from behind, left knees look like right ones
+            knees = [replace(knee, side=_OTHER[knee.side], flags=("reversed_columns", *knee.flags)) for knee in knees]
         return sorted(knees, key=lambda knee: knee.side, reverse=True)
 
     def _at_any_scale(self, film: Picture, radiograph: Radiograph) -> list[LocatedKnee]:
@@ -217,22 +221,21 @@ class KneeLocalizer:
 
     def _two_knees(self, film: Picture, radiograph: Radiograph, spacing_mm: Spacing) -> list[LocatedKnee]:
         """Look at the halves; a centre at the cut is half of one knee, and no knee of its own."""
-        sides: tuple[Side, Side] = ("L", "R") if radiograph.columns_reversed else ("R", "L")
-        parts: list[tuple[Part, Side]] = [("left half", sides[0]), ("right half", sides[1])]
-        centers = find_joint_centers(film, spacing_mm, parts, self.lc)
+        centers = find_joint_centers(film, spacing_mm, [("left half", "R"), ("right half", "L")], self.lc)
         x_mm = [center.center[0] * spacing_mm[1] for center in centers]
         middle_mm = (film.shape[1] - 1) / 2 * spacing_mm[1]
         if x_mm[1] - x_mm[0] < MIN_SEPARATION_MM or min(abs(x - middle_mm) for x in x_mm) < MIN_SEPARATION_MM / 4:
             return []
-        flags = ("reversed_columns",) if radiograph.columns_reversed else ()
-        if radiograph.laterality != "B":
-            flags = (*flags, "side_from_position")
+        flags = () if radiograph.laterality == "B" else ("side_from_position",)
         return self._believed(film, centers, spacing_mm, flags)
 
     def _one_knee(self, film: Picture, radiograph: Radiograph, spacing_mm: Spacing) -> list[LocatedKnee]:
         """Look at the whole film, as the side that the header names, else as the side that it looks like more."""
         named = radiograph.laterality
-        sides: tuple[Side, ...] = (named,) if named in ("L", "R") else ("R", "L")
+        if named == "L" or named == "R":
+            sides: tuple[Side, ...] = (_OTHER[named] if radiograph.columns_reversed else named,)
+        else:
+            sides = ("R", "L")
         flags = () if len(sides) == 1 else ("side_from_image",)
         centers = find_joint_centers(film, spacing_mm, [("whole", side) for side in sides], self.lc)
         knees = self._believed(film, centers, spacing_mm, flags)

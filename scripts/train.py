@@ -16,14 +16,17 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from deepknee.train import GradingExperiment, train_grader
 from kneel.engine.board import Board, VisdomBoard
 from kneel.engine.config import ConfigError, load_config
 from kneel.engine.fit import FitResult, TrainingDiverged
 from kneel.engine.folds import LeakageError
 from kneel.engine.record import ResumeError, RunExists
 from kneel.engine.snapshot import SnapshotError
+from kneel.experiment import LandmarkExperiment
 from kneel.imaging.radiograph import RadiographError
 from kneel.imaging.schema import AnnotationError
+from kneel.train import train_landmarks
 
 USER_ERRORS = (
     ConfigError,
@@ -87,17 +90,15 @@ def train(arguments: argparse.Namespace) -> FitResult:
         "overwrite": arguments.overwrite,
         "board": board(arguments.visdom, f"{name}_fold_{arguments.fold}"),
     }
-    # only the package that is needed is loaded: a landmark training has no use for the graders
-    if load_config(arguments.experiment, TaskName).task == "kl":
-        from deepknee.train import GradingExperiment, train_grader
+    experiment = read_experiment(arguments.experiment)
+    train_fold = train_grader if isinstance(experiment, GradingExperiment) else train_landmarks
+    return train_fold(experiment, arguments.data_root, arguments.workdir, **settings)
 
-        experiment = load_config(arguments.experiment, GradingExperiment)
-        return train_grader(experiment, arguments.data_root, arguments.workdir, **settings)
-    from kneel.experiment import LandmarkExperiment
-    from kneel.train import train_landmarks
 
-    landmarks = load_config(arguments.experiment, LandmarkExperiment)
-    return train_landmarks(landmarks, arguments.data_root, arguments.workdir, **settings)
+def read_experiment(path: Path) -> LandmarkExperiment | GradingExperiment:
+    """Read an experiment file as what its ``task`` says that it is."""
+    task = load_config(path, TaskName).task
+    return load_config(path, GradingExperiment if task == "kl" else LandmarkExperiment)
 
 
 def board(address: str | None, environment: str) -> Board | None:

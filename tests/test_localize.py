@@ -140,12 +140,23 @@ def test_two_knees_right_first_by_their_place_on_the_film():
     assert right.confidence > 0.9
 
 
-def test_two_knees_of_a_reversed_film_change_sides():
+def test_two_knees_of_a_reversed_film_change_sides_but_not_looks():
+    """Seen from behind, the patient's left knee is at the left of the film and looks like a right knee."""
     spacing = (0.5, 0.5)
-    knees = {"L": knee_points((160, 300), "L", spacing), "R": knee_points((600, 330), "R", spacing)}
-    right, left = locate(knees, (600, 760), spacing, laterality="B", columns_reversed=True)
-    assert right.center[0] > left.center[0]
+    looks = {"R": knee_points((160, 300), "R", spacing), "L": knee_points((600, 330), "L", spacing)}
+    right, left = locate(looks, (600, 760), spacing, laterality="B", columns_reversed=True)
+    assert (right.side, left.side) == ("R", "L")
+    np.testing.assert_allclose(left.landmarks, looks["R"], atol=1e-6)
+    np.testing.assert_allclose(right.landmarks, looks["L"], atol=1e-6)
     assert right.flags == left.flags == ("reversed_columns",)
+
+
+def test_one_knee_of_a_reversed_film_keeps_its_named_side():
+    spacing = (0.5, 0.5)
+    looks = {"R": knee_points((210, 300), "R", spacing)}
+    (knee,) = locate(looks, (600, 430), spacing, laterality="L", columns_reversed=True)
+    assert knee.side == "L"
+    np.testing.assert_allclose(knee.landmarks, looks["R"], atol=1e-6)
 
 
 @pytest.mark.parametrize("side", ["L", "R"])

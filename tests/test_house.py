@@ -1,0 +1,56 @@
+"""The house of docs/architecture.md: who may import whom."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ALLOWED = {
+    "kneel.imaging": {"kneel.imaging"},
+    "kneel.phantom": {"kneel.phantom", "kneel.imaging"},
+    "kneel.engine": {"kneel.engine"},
+    "kneel": {"kneel", "kneel.imaging", "kneel.engine"},
+    "deepknee": {"deepknee", "kneel.imaging", "kneel.engine"},
+}
+MODULES = sorted([*ROOT.glob("kneel/**/*.py"), *ROOT.glob("deepknee/**/*.py")])
+
+
+def room(module):
+    """The longest name in ALLOWED that a dotted module name starts with."""
+    return max((name for name in ALLOWED if f"{module}.".startswith(f"{name}.")), key=len, default=None)
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_room_imports_only_its_neighbours(path):
+    here = room(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    for name in imports(path):
+        assert not name.startswith("scripts"), f"{path} imports {name}"
+        there = room(name)
+        only_pipeline = path.name == "pipeline.py" and name.startswith("kneel.localize.")
+        assert there is None or there in ALLOWED[here] or only_pipeline, f"{path} imports {name}"
+
+
+def test_the_rule_is_seen_to_bite():
+    assert room("kneel.phantom.render") == "kneel.phantom"
+    assert room("kneel.localize.KneeLocalizer") == "kneel"
+    assert room("numpy.linalg") is None
+    assert "deepknee" not in ALLOWED["kneel"]
+
+
+@pytest.mark.parametrize("module", ["kneel.imaging", "kneel.phantom.cohort"])
+def test_reading_films_loads_no_torch(module):
+    code = f"import sys, {module}; print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.strip() == "False"
