@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from pydicom import encaps, uid
 from pydicom.pixels import get_decoder
 
-from kneel.imaging.header import Header, PixelElement, library_errors, name_tag, tag_error
-from kneel.imaging.jpeg import Codestream, decode_jpeg12, read_codestream
+from kneel.imaging.header import Header, library_errors, name_tag, tag_error
+from kneel.imaging.jpeg import Codestream, decode_by_gdcm, read_codestream
+from kneel.imaging.parse import PixelElement
 from kneel.imaging.radiograph import RadiographError
 
 _PLUGINS = {
@@ -53,7 +54,6 @@ class PixelFormat:
     planar: int
     bits_allocated: int
     bits_stored: int
-    high_bit: int
     signed: bool
     frames: int
 
@@ -75,8 +75,8 @@ class StoredPixels:
         As decoded: bits above `bits_stored` may be anything. May be read-only, a view of the file.
     photometric : str
         Photometric interpretation of `values`, which decoding may have changed.
-    bits_stored, high_bit : int
-        Which bits carry the pixel.
+    bits_stored : int
+        How many of the lower bits carry the pixel.
     signed : bool
         Two's complement or not.
     """
@@ -84,7 +84,6 @@ class StoredPixels:
     values: NDArray
     photometric: str
     bits_stored: int
-    high_bit: int
     signed: bool
 
 
@@ -116,6 +115,9 @@ def read_format(header: Header, *, max_megapixels: float) -> PixelFormat:
         raise tag_error("PhotometricInterpretation", photometric, " or ".join(_PHOTOMETRIC[samples]))
     allocated = checked("BitsAllocated", (8, 16, 32) if samples == 1 else (8, 16))
     stored = checked("BitsStored", range(1, allocated + 1))
+    # Left-justified pixels, which older writers made and many claimed to make, keep their lower bits: either way the
+    # grey levels differ by a factor only.
+    stored = 1 + checked("HighBit", range(stored - 1, allocated), default=stored - 1)
     return PixelFormat(
         rows=rows,
         columns=columns,
@@ -124,7 +126,6 @@ def read_format(header: Header, *, max_megapixels: float) -> PixelFormat:
         planar=checked("PlanarConfiguration", (0, 1), default=0) if samples == 3 else 0,
         bits_allocated=allocated,
         bits_stored=stored,
-        high_bit=checked("HighBit", range(stored - 1, allocated), default=stored - 1),
         signed=bool(checked("PixelRepresentation", (0, 1) if samples == 1 else (0,))),
         frames=max(1, header.integer("NumberOfFrames", default=1)),
     )
@@ -176,40 +177,29 @@ def decode_frame(header: Header, pixels: PixelElement, form: PixelFormat, frame:
     if pixels.syntax not in _PLUGINS:
         supported = ", ".join(s.name for s in (*_NATIVE, *_PLUGINS))
         raise tag_error("TransferSyntaxUID", f"{pixels.syntax} ({pixels.syntax.name})", supported)
-    data = bytes(pixels.data)
-    offsets = _extended_offsets(header)
-    ended = _walk_fragments(data)
-    with library_errors("finding the compressed frame"):
-        code = encaps.get_frame(data, frame, number_of_frames=form.frames, extended_offsets=offsets)
+    code = _find_frame(header, pixels, form, frame)
     if pixels.syntax == uid.RLELossless:
-        if not ended:
-            raise RadiographError(f"truncated: {name_tag('PixelData')} has no sequence delimiter at its end")
-        return _run_decoder(data, pixels, form, frame, offsets)
-    stream = read_codestream(code)
-    _check_codestream(stream, form)
-    if pixels.syntax == uid.JPEGExtended12Bit and stream.precision > 8:
-        with library_errors("decoding 12-bit JPEG"):
-            values = decode_jpeg12(code, form.rows, form.columns, form.samples)
-        return StoredPixels(values, form.photometric, stream.precision, stream.precision - 1, form.signed)
-    decoded = _run_decoder(data, pixels, form, frame, offsets)
+        return _run_decoder(encaps.encapsulate([code]), pixels, form, 0)
+    stream, code = read_codestream(code)
+    _check_codestream(stream, form, pixels.syntax)
+    lossless = pixels.syntax in (uid.JPEGLossless, uid.JPEGLosslessSV1)
+    if lossless or (pixels.syntax == uid.JPEGExtended12Bit and stream.precision > 8):
+        with library_errors(f"decoding {pixels.syntax.name}"):
+            values = decode_by_gdcm(code, stream, lossless=lossless, rgb=form.photometric == "RGB")
+        return StoredPixels(values, form.photometric, form.bits_stored, form.signed)
+    decoded = _run_decoder(encaps.encapsulate([code]), pixels, form, 0)
     if pixels.syntax in _KEEPS_PRECISION:
         # The codestream says what the pixels are; the decoder has extended their sign accordingly.
-        bits = stream.precision
-        return StoredPixels(decoded.values, decoded.photometric, bits, bits - 1, form.signed)
+        return StoredPixels(decoded.values, decoded.photometric, stream.precision, form.signed)
     if stream.adobe and form.samples == 3 and _PLUGINS[pixels.syntax] == "pillow":
         # Pillow undoes the colour transform that Adobe's marker declares.
-        return StoredPixels(decoded.values, "RGB", decoded.bits_stored, decoded.high_bit, decoded.signed)
+        return StoredPixels(decoded.values, "RGB", form.bits_stored, form.signed)
     return decoded
 
 
-def _run_decoder(
-    data: bytes | memoryview,
-    pixels: PixelElement,
-    form: PixelFormat,
-    frame: int,
-    offsets: tuple[bytes, bytes] | None = None,
-) -> StoredPixels:
+def _run_decoder(data: bytes | memoryview, pixels: PixelElement, form: PixelFormat, frame: int) -> StoredPixels:
     """Call pydicom's decoder with checked options only, so that nothing else in the file has a say."""
+    native = pixels.syntax in _NATIVE
     options: dict = {
         "rows": form.rows,
         "columns": form.columns,
@@ -219,23 +209,31 @@ def _run_decoder(
         "bits_allocated": form.bits_allocated,
         "bits_stored": form.bits_stored,
         "pixel_representation": int(form.signed),
-        "number_of_frames": form.frames,
+        "number_of_frames": form.frames if native else 1,
         "pixel_keyword": "PixelData",
         "pixel_vr": pixels.vr,
         "correct_unused_bits": False,
     }
-    if pixels.syntax in _NATIVE:
+    if native:
         options["view_only"] = True
-    if offsets is not None:
-        options["extended_offsets"] = offsets
     with library_errors(f"decoding {pixels.syntax.name}"):
         values, properties = get_decoder(pixels.syntax).as_array(
             data, index=frame, raw=True, decoding_plugin=_PLUGINS.get(pixels.syntax, ""), **options
         )
         if not values.flags.aligned or not values.dtype.isnative:
             values = values.astype(values.dtype.newbyteorder("="))
-    photometric = str(properties["photometric_interpretation"])
-    return StoredPixels(values, photometric, form.bits_stored, form.high_bit, form.signed)
+    return StoredPixels(values, str(properties["photometric_interpretation"]), form.bits_stored, form.signed)
+
+
+def _find_frame(header: Header, pixels: PixelElement, form: PixelFormat, frame: int) -> bytes:
+    """Return the bytes of one compressed frame."""
+    data = bytes(pixels.data)
+    ended = _walk_fragments(data) or pixels.ended
+    if not ended and pixels.syntax == uid.RLELossless:  # all others have an end marker of their own
+        raise RadiographError(f"truncated: {name_tag('PixelData')} has no sequence delimiter at its end")
+    offsets = _extended_offsets(header)
+    with library_errors("finding the compressed frame"):
+        return encaps.get_frame(data, frame, number_of_frames=form.frames, extended_offsets=offsets)
 
 
 def _check_length(length: int, form: PixelFormat) -> None:
@@ -277,7 +275,7 @@ def _extended_offsets(header: Header) -> tuple[bytes, bytes] | None:
     return offsets, lengths
 
 
-def _check_codestream(stream: Codestream, form: PixelFormat) -> None:
+def _check_codestream(stream: Codestream, form: PixelFormat, syntax: uid.UID) -> None:
     """Refuse a compressed image that is not the one that the header describes."""
     size = (stream.rows, stream.columns, stream.samples)
     if size != (form.rows, form.columns, form.samples):
@@ -286,8 +284,9 @@ def _check_codestream(stream: Codestream, form: PixelFormat) -> None:
             f"valid: {form.rows} x {form.columns} x {form.samples}, "
             f"as {name_tag('Rows')}, {name_tag('Columns')} and {name_tag('SamplesPerPixel')} say"
         )
-    if not 1 <= stream.precision <= form.bits_allocated:
+    valid = {uid.JPEGBaseline8Bit: (8,), uid.JPEGExtended12Bit: (8, 12)}.get(syntax, range(1, form.bits_allocated + 1))
+    if stream.precision not in valid:
         raise RadiographError(
-            f"the compressed image has {stream.precision} bits a sample; valid: at most {name_tag('BitsAllocated')} = "
-            f"{form.bits_allocated}"
+            f"the compressed image has {stream.precision} bits a sample; valid: {valid[0]}..{valid[-1]} for "
+            f"{syntax.name} with {name_tag('BitsAllocated')} = {form.bits_allocated}"
         )

@@ -1,8 +1,7 @@
 """The door for films: one function from whatever the user has to a ``Radiograph``.
 
-bytes -> kind of file -> header, checked -> stored values -> grey levels -> what the tags say. Each step is in a
-module of its own: ``header``, ``decode`` (with ``jpeg``), ``values``, ``tags``, and ``raster`` for PNG, JPEG and
-TIFF.
+bytes -> kind of file -> header, checked -> stored values -> grey levels -> what the tags say. Each step is in a module
+of its own: ``parse`` and ``header``, ``decode`` and ``jpeg``, ``values``, ``tags``, and ``raster`` for PNG, JPEG, TIFF.
 """
 
 from __future__ import annotations
@@ -13,12 +12,14 @@ import warnings
 from pathlib import Path
 from typing import BinaryIO
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from kneel.imaging.decode import choose_frame, decode_frame, read_format
-from kneel.imaging.header import Header, PixelElement, dataset_pixels, library_errors, parse_dicom
+from kneel.imaging.header import Header, library_errors
+from kneel.imaging.parse import PixelElement, dataset_pixels, parse_dicom
 from kneel.imaging.radiograph import Radiograph, RadiographError, SpacingKind
 from kneel.imaging.raster import read_raster
 from kneel.imaging.tags import Spacing, columns_reversed, read_laterality, read_spacing, read_view, valid_spacing
@@ -214,11 +215,12 @@ def _sniff(head: bytes) -> str:
 
 def _check_contrast(grey: NDArray, padding: NDArray[np.bool_] | None) -> None:
     """Refuse an image with nothing on it."""
-    valid = grey if padding is None else grey[~padding]
-    if valid.size == 0:
+    exposed = None if padding is None else (~padding).view(np.uint8)
+    if exposed is not None and not exposed.any():
         raise RadiographError("all pixels are padding: nothing was exposed")
-    if valid.min() == valid.max():
-        raise RadiographError(f"all pixels are {valid.flat[0]}; valid: at least two grey levels")
+    low, high, _, _ = cv2.minMaxLoc(grey, exposed)
+    if low == high:
+        raise RadiographError(f"all pixels are {int(low)}; valid: at least two grey levels")
 
 
 def _freeze(array: NDArray) -> NDArray:

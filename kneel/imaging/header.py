@@ -1,32 +1,18 @@
-"""From bytes to a DICOM header and the whereabouts of its pixels, with bounded time and memory.
-
-pydicom reads the elements; this module decides how far it may go. Pixels are not read by it: they stay in the bytes
-of the file and are found again by offset, so that an uncompressed film is never copied.
-"""
+"""The elements of a DICOM dataset, read with limits, and errors that name them."""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from io import BytesIO
 from typing import Any
 
-from pydicom import uid
 from pydicom.datadict import dictionary_description, tag_for_keyword
 from pydicom.dataset import Dataset
-from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
-from pydicom.tag import BaseTag
+from pydicom.sequence import Sequence
 
 from kneel.imaging.radiograph import RadiographError
 
-_PIXEL_TAGS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
-_UNDEFINED_LENGTH = 0xFFFFFFFF
-_MAX_READS = 200_000
-"""Reads that one header may take. An element takes two or three, an honest film a few hundred; without a limit some
-megabytes of empty sequence items cost minutes and gigabytes."""
 _MAX_VALUE_BYTES = 2**18
 """Longest value that is looked at: a table of 65536 words with room to spare."""
 
@@ -36,14 +22,16 @@ def library_errors(doing: str) -> Iterator[None]:
     """Turn whatever a library raises on a bad file into a ``RadiographError`` that says what was being done.
 
     The one broad ``except`` of the package. Parsers and decoders answer a damaged file with any exception at all:
-    struct.error, KeyError, RecursionError, MemoryError, and the Rust decoders with a panic, which is not even an
-    ``Exception``.
+    struct.error, KeyError, RecursionError, MemoryError, and the RLE decoder, written in Rust, with a panic that is
+    not even an ``Exception``.
     """
     try:
         yield
-    except (RadiographError, KeyboardInterrupt, SystemExit, GeneratorExit):
+    except RadiographError:
         raise
     except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise  # Ctrl-C and the like
         text = " ".join(str(error).split())[:300]
         raise RadiographError(f"{doing} failed: {type(error).__name__}: {text}") from error
 
@@ -150,160 +138,6 @@ class Header:
         value = self.get(keyword)
         if value is None:
             return []
-        if not all(isinstance(item, Dataset) for item in value):
+        if not isinstance(value, Sequence):
             raise tag_error(keyword, value, "a sequence of items")
         return [Header(item) for item in value]
-
-
-@dataclass(frozen=True)
-class PixelElement:
-    """The pixel element of a file: its bytes, not copied, and how they are to be read.
-
-    Attributes
-    ----------
-    data : memoryview
-        The value. Of a native film exactly as long as its length field says; of an encapsulated one up to the end of
-        the file.
-    syntax : UID
-        Transfer syntax.
-    vr : str
-        ``OB`` or ``OW``; the two differ for 8-bit pixels in big endian files.
-    """
-
-    data: memoryview
-    syntax: uid.UID
-    vr: str
-
-
-def parse_dicom(content: bytes, *, max_bytes: int) -> tuple[Header, PixelElement]:
-    """Read a DICOM file up to its pixels.
-
-    Parameters
-    ----------
-    content : bytes
-        The whole file, with or without the 128-byte preamble and the file meta group.
-    max_bytes : int
-        Most bytes that a deflated file may inflate to.
-
-    Returns
-    -------
-    Header, PixelElement
-
-    Raises
-    ------
-    RadiographError
-        If the file is damaged, or has no image in it.
-    """
-    start = 132 if content[128:132] == b"DICM" else 0
-    stream = _CountedStream(content)
-    stream.seek(start)
-    with library_errors("reading the file meta group"):
-        meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
-        syntax = uid.UID(Header(meta).text("TransferSyntaxUID") or _guess_syntax(content[stream.tell() :][:6]))
-    if not syntax.is_transfer_syntax or syntax.is_private:
-        raise tag_error("TransferSyntaxUID", str(syntax), "a transfer syntax of the DICOM standard")
-    if syntax == uid.DeflatedExplicitVRLittleEndian:
-        content = _inflate(content[stream.tell() :], max_bytes)
-        stream = _CountedStream(content)
-    found: list[tuple[int, str | None, int, int]] = []
-
-    def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
-        if tag in _PIXEL_TAGS:
-            found.append((tag, vr, length, stream.tell()))
-        return tag in _PIXEL_TAGS
-
-    with library_errors("reading the header"):
-        dataset = read_dataset(stream, syntax.is_implicit_VR, syntax.is_little_endian, stop_when=at_pixels)
-    header = Header(dataset)
-    if not found or found[-1][0] != 0x7FE00010:
-        raise _no_pixels(header, Header(meta), _PIXEL_TAGS[found[-1][0]] if found else None)
-    _, vr, length, offset = found[-1]
-    return header, PixelElement(_cut(content, offset, length, syntax), syntax, vr or "OW")
-
-
-def dataset_pixels(dataset: Dataset) -> tuple[Header, PixelElement]:
-    """Return the header and the pixels of a dataset that the caller has read or made.
-
-    Raises
-    ------
-    RadiographError
-        If it has no pixels, or pixels that are not bytes.
-    """
-    header = Header(dataset)
-    meta = Header(getattr(dataset, "file_meta", None) or Dataset())
-    if "PixelData" not in dataset:
-        raise _no_pixels(header, meta, next((k for k in _PIXEL_TAGS.values() if k in dataset), None))
-    with library_errors(f"reading {name_tag('PixelData')}"):
-        element = dataset["PixelData"]
-        value = element.value.read() if hasattr(element.value, "read") else element.value
-        implicit, little = dataset.original_encoding
-        data = memoryview(value or b"")
-    syntax = uid.UID(meta.text("TransferSyntaxUID") or _native_syntax(implicit or False, little is not False))
-    return header, PixelElement(data, syntax, str(element.VR))
-
-
-class _CountedStream(BytesIO):
-    """Bytes that may be read only so many times, which bounds what a header can cost."""
-
-    reads = 0
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        self.reads += 1
-        if self.reads > _MAX_READS:
-            raise RadiographError(f"the header has too many elements or sequence items (more than {_MAX_READS // 3})")
-        return super().read(size)
-
-
-def _native_syntax(implicit: bool, little: bool) -> str:
-    """Return the UID of the uncompressed syntax with this encoding."""
-    if implicit:
-        return uid.ImplicitVRLittleEndian
-    return uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
-
-
-def _guess_syntax(head: bytes) -> str:
-    """Guess the encoding of a dataset without file meta group from its first tag and, perhaps, VR."""
-    explicit = head[4:6].isalpha() and head[4:6].isupper()
-    # The first group is small (0002 to 0028): which byte holds it tells the byte order.
-    return _native_syntax(not explicit, not (explicit and head[:1] == b"\0"))
-
-
-def _inflate(deflated: bytes, max_bytes: int) -> bytes:
-    """Inflate a dataset, refusing to fill the memory."""
-    engine = zlib.decompressobj(-zlib.MAX_WBITS)
-    with library_errors("inflating the deflated dataset"):
-        content = engine.decompress(deflated, max_bytes)
-    if engine.unconsumed_tail:
-        raise RadiographError(
-            f"the deflated dataset inflates to more than {max_bytes} bytes; raise max_megapixels to read it"
-        )
-    if not engine.eof:
-        raise RadiographError("truncated: the deflated dataset stops before its end")
-    return content
-
-
-def _cut(content: bytes, offset: int, length: int, syntax: uid.UID) -> memoryview:
-    """Return the pixel bytes that begin at an offset, refusing lengths that are not there."""
-    there = memoryview(content)[offset:]
-    if (length == _UNDEFINED_LENGTH) != syntax.is_encapsulated:
-        form = "undefined" if length == _UNDEFINED_LENGTH else f"{length} bytes"
-        raise RadiographError(
-            f"{name_tag('PixelData')} has the length {form}, which does not go with the transfer syntax {syntax.name}; "
-            "valid: undefined for compressed pixels, a number of bytes for uncompressed ones"
-        )
-    if length == _UNDEFINED_LENGTH:
-        return there
-    if length > len(there):
-        raise RadiographError(
-            f"truncated: {name_tag('PixelData')} should be {length} bytes long, the file ends after {len(there)}"
-        )
-    return there[:length]
-
-
-def _no_pixels(header: Header, meta: Header, other: str | None) -> RadiographError:
-    """Return the error for a DICOM object that is no image, saying what it is instead."""
-    class_uid = uid.UID(header.text("SOPClassUID") or meta.text("MediaStorageSOPClassUID") or "")
-    kind = f"a DICOM object of class '{class_uid.name}'" if class_uid else "the DICOM object"
-    if other is not None:
-        return RadiographError(f"{kind} has {name_tag(other)}; valid: {name_tag('PixelData')} with integers")
-    return RadiographError(f"{kind} has no {name_tag('PixelData')}: it holds no image, or was cut off before it")

@@ -80,7 +80,8 @@ def needs_inversion(header: Header, photometric: str) -> bool:
     colour       any                      no: the shape is about greyscale
     ===========  =======================  ========
 
-    The two tags say the same thing twice, they do not undo one another.
+    The two tags say the same thing twice, they do not undo one another. Pixel Intensity Relationship Sign tells how
+    pixels came about, not how to show them (C.8.11.3.1.2), and is not looked at.
     """
     if not photometric.startswith("MONOCHROME"):
         return False
@@ -123,7 +124,7 @@ def _stored_levels(words: NDArray, stored: StoredPixels) -> NDArray[np.int64]:
     The other bits may hold overlays, or anything.
     """
     bits = stored.bits_stored
-    levels = (words.astype(np.int64) >> (stored.high_bit + 1 - bits)) & (2**bits - 1)
+    levels = words.astype(np.int64) & (2**bits - 1)
     return np.where(levels >= 2 ** (bits - 1), levels - 2**bits, levels) if stored.signed else levels
 
 
@@ -231,8 +232,7 @@ def _as_grey(array: Any) -> Grey:
 
 def _luma(stored: StoredPixels) -> Grey:
     """Return the luma of a colour image."""
-    values = stored.values >> (stored.high_bit + 1 - stored.bits_stored)
-    values = values & values.dtype.type(2**stored.bits_stored - 1)
+    values = stored.values & stored.values.dtype.type(2**stored.bits_stored - 1)
     if stored.photometric == "RGB":
         return _as_grey(cv2.cvtColor(np.ascontiguousarray(values), cv2.COLOR_RGB2GRAY))
     if stored.photometric.startswith("YBR"):
