@@ -95,11 +95,13 @@ def read_films(
     OSError
         Outputs cannot be written.
     """
-    pending = folder.open(films, others, overwrite=overwrite)
-    run = _in_processes if jobs > 1 else _here
+    pending = folder.pending(films, overwrite=overwrite)
+    reader = make_reader() if pending else None  # before anything is removed: the networks may be unusable
+    folder.open(pending, others)
+    jobs = min(jobs, len(pending))
     interrupted = False
     try:
-        steps = run(pending, folder, make_reader, min(jobs, max(1, len(pending))))
+        steps = _in_processes(pending, folder, make_reader, jobs) if jobs > 1 else _here(pending, folder, reader)
         with closing(steps), tqdm(total=len(pending), unit="film", disable=not pending) as bar:
             for _ in steps:
                 bar.update()
@@ -157,12 +159,11 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _here(films: Sequence[Film], folder: OutputFolder, make_reader: MakeReader, _: int) -> Generator[None]:
-    reader = make_reader() if films else None
-    for film in films:
-        if reader is not None:
+def _here(films: Sequence[Film], folder: OutputFolder, reader: Reader | None) -> Generator[None]:
+    if reader is not None:  # there is one whenever there are films
+        for film in films:
             read_one(film, folder, reader)
-        yield
+            yield
 
 
 def _in_processes(films: Sequence[Film], folder: OutputFolder, make_reader: MakeReader, jobs: int) -> Generator[None]:

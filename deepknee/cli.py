@@ -196,6 +196,9 @@ def _read(options: argparse.Namespace) -> int:
     except OSError as error:
         print(f"deepknee read: error: outputs cannot be written: {error}", file=sys.stderr)
         return NOT_WRITTEN
+    except KeyboardInterrupt:  # before the first film, or again while the tables were written
+        print("deepknee read: stopped", file=sys.stderr)
+        return INTERRUPTED
     print(_words(summary, options.out))
     if summary.interrupted:
         return INTERRUPTED

@@ -79,50 +79,56 @@ class OutputFolder:
         made_by = {"id": f"{weights.id}-{code['package']}", "weights": weights.describe(), "code": code}
         return cls(root, made_by, spacing_mm)
 
-    def open(
-        self, films: Sequence[Film], others: Iterable[tuple[Film, str]] = (), *, overwrite: bool = False
-    ) -> list[Film]:
-        """Make ready for films, and say which must be read.
+    def pending(self, films: Sequence[Film], *, overwrite: bool = False) -> list[Film]:
+        """Say which films must be read; nothing is written.
 
         Done are films that were read without error from a file of the same size and time, with the same weights,
-        release and given spacing. The outputs of all others are removed here, so that old and new never mix.
+        release and given spacing.
 
         Parameters
         ----------
         films : sequence of Film
             What the user asks for.
-        others : iterable of (Film, str)
-            Files that are no films, and why; listed in the tables.
         overwrite : bool
             Read all.
 
         Returns
         -------
         list of Film
-            Those to be read.
+            Those that are not done.
 
         Raises
         ------
         FolderError
             The folder holds films of other weights that are not among `films`, or something that is no record.
         """
-        for folder in (self.root, self.knees, self.records):
-            folder.mkdir(parents=True, exist_ok=True)
         records = self.read_records()
         asked = {film.key for film in films}
         strange = [record["file"] for key, record in records.items() if key not in asked and not self._ours(record)]
         if strange:
-            what = (
-                f"{self.root}: holds {len(strange)} films read with other weights or another release, as {strange[0]}"
-            )
+            number = f"{len(strange)} films read with other weights or another release"
+            what = f"{self.root}: holds {number}, as {strange[0]}"
             raise FolderError(f"{what}; choose another --out, or name those films too")
-        pending = [film for film in films if overwrite or not self._done(film, records.get(film.key))]
+        return [film for film in films if overwrite or not self._done(film, records.get(film.key))]
+
+    def open(self, pending: Iterable[Film], others: Iterable[tuple[Film, str]] = ()) -> None:
+        """Make ready for films that will be read: what is there of them is removed, so that old and new never mix.
+
+        Parameters
+        ----------
+        pending : iterable of Film
+            From `pending`.
+        others : iterable of (Film, str)
+            Files that are no films, and why; listed in the tables.
+        """
+        for folder in (self.root, self.knees, self.records):
+            folder.mkdir(parents=True, exist_ok=True)
+        records = self.read_records()
         for film in pending:
             self._remove(film.key, records.get(film.key))
         write_atomic(self.root / MARKER, to_json({"format": FORMAT, "notice": NOTICE, "made_by": self.made_by}))
         for film, reason in others:
             self._write(film, "other", reason=reason)
-        return pending
 
     @property
     def knees(self) -> Path:

@@ -143,6 +143,19 @@ def test_other_weights_read_everything_again_but_mix_with_nothing(films, tmp_pat
     assert contents(tmp_path / "out") == before
 
 
+def test_networks_that_do_not_load_leave_everything_as_it_is(films, tmp_path):
+    run(films)
+    before = contents(tmp_path / "out")
+
+    def broken():
+        raise ValueError("no such layer")
+
+    found, _ = find_films([str(films)], tmp_path / "out")
+    with pytest.raises(ValueError, match="no such layer"):
+        read_films(found, [], OutputFolder.by(snapshots(), tmp_path / "out"), broken, overwrite=True)
+    assert contents(tmp_path / "out") == before
+
+
 def test_films_of_earlier_runs_stay_in_the_tables(films, tmp_path):
     run(films)
     write(tmp_path / "more" / "6.dcm", "R")

@@ -88,6 +88,14 @@ def test_ctrl_c(films, tmp_path, asked, capsys):
     assert "stopped: 1 of 2 films read, 2 knees" in capsys.readouterr().out
 
 
+def test_ctrl_c_before_the_first_film(films, tmp_path, asked, monkeypatch):
+    def stop(folders):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(weights, "find_weights", stop)
+    assert read(films, "--out", tmp_path / "out") == 130
+
+
 def test_names_that_a_terminal_cannot_print(films, tmp_path, asked):
     (films / "2.dcm").rename(films / "\udcff.dcm")
     assert read(films, "--out", tmp_path / "out") == 0
