@@ -20,7 +20,7 @@ from kneel.imaging.radiograph import RadiographError
 
 _PIXEL_TAGS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
 _UNDEFINED_LENGTH = 0xFFFFFFFF
-_MAX_READS = 200_000
+_MAX_READS = 100_000
 """Reads that one header may take. An element takes two or three, an honest film a few hundred; without a limit some
 megabytes of empty sequence items cost minutes and gigabytes."""
 
@@ -85,8 +85,13 @@ def parse_dicom(content: bytes, *, max_bytes: int) -> tuple[Header, PixelElement
             found.append((tag, vr, length, stream.tell()))
         return tag in _PIXEL_TAGS
 
-    with library_errors("reading the header"):
-        dataset = read_dataset(stream, syntax.is_implicit_VR, syntax.is_little_endian, stop_when=at_pixels)
+    try:
+        with library_errors("reading the header"):
+            dataset = read_dataset(stream, syntax.is_implicit_VR, syntax.is_little_endian, stop_when=at_pixels)
+    except RadiographError:
+        if stream.reads > _MAX_READS:  # pydicom may have put this in its own words
+            raise _too_many_reads() from None
+        raise
     header = Header(dataset)
     if not found or found[-1][0] != 0x7FE00010:
         raise _no_pixels(header, Header(meta), _PIXEL_TAGS[found[-1][0]] if found else None)
@@ -123,8 +128,13 @@ class _CountedStream(BytesIO):
     def read(self, size: int | None = -1, /) -> bytes:
         self.reads += 1
         if self.reads > _MAX_READS:
-            raise RadiographError(f"the header has too many elements or sequence items (more than {_MAX_READS // 3})")
+            raise _too_many_reads()
         return super().read(size)
+
+
+def _too_many_reads() -> RadiographError:
+    """Return the error for a header that would take too long."""
+    return RadiographError(f"the header has too many elements or sequence items (more than {_MAX_READS // 3})")
 
 
 def _native_syntax(implicit: bool, little: bool) -> str:

@@ -1,0 +1,194 @@
+"""Millimetres, side, view and identity."""
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+from kneel.imaging import read_radiograph
+from tests import dicom_files as files
+
+
+def read(**tags):
+    return read_radiograph(files.make_dataset(files.film(), **tags))
+
+
+def coded(value, scheme, meaning="meaning"):
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    return item
+
+
+def region(*codes):
+    item = coded("72696002", "SCT", "Knee")
+    item.AnatomicRegionModifierSequence = Sequence([coded(*c) for c in codes])
+    return Sequence([item])
+
+
+PIXEL, OTHER = [0.2, 0.3], [0.14, 0.15]
+
+
+@pytest.mark.parametrize(
+    ("tags", "spacing", "kind"),
+    [
+        # the table of read_spacing, row by row
+        ({"PixelSpacing": PIXEL, "PixelSpacingCalibrationType": "FIDUCIAL"}, (0.2, 0.3), "calibrated"),
+        (
+            {"PixelSpacing": PIXEL, "PixelSpacingCalibrationType": "GEOMETRY", "ImagerPixelSpacing": PIXEL},
+            (0.2, 0.3),
+            "calibrated",
+        ),
+        ({"PixelSpacing": PIXEL, "ImagerPixelSpacing": OTHER}, (0.2, 0.3), "calibrated"),
+        ({"PixelSpacing": PIXEL, "NominalScannedPixelSpacing": OTHER}, (0.2, 0.3), "calibrated"),
+        ({"PixelSpacing": [0.2, 0.3], "ImagerPixelSpacing": [0.2, 0.31]}, (0.2, 0.3), "calibrated"),
+        ({"PixelSpacing": PIXEL, "ImagerPixelSpacing": PIXEL}, (0.2, 0.3), "detector"),
+        ({"PixelSpacing": [0.20001, 0.3], "ImagerPixelSpacing": PIXEL}, (0.2, 0.3), "detector"),
+        ({"PixelSpacing": PIXEL}, (0.2, 0.3), "detector"),
+        ({"ImagerPixelSpacing": OTHER}, (0.14, 0.15), "detector"),
+        ({"NominalScannedPixelSpacing": OTHER}, (0.14, 0.15), "detector"),
+        ({"ImagerPixelSpacing": OTHER, "PixelSpacingCalibrationType": "FIDUCIAL"}, (0.14, 0.15), "detector"),
+        ({}, None, "none"),
+        ({"PixelSpacingCalibrationType": "FIDUCIAL"}, None, "none"),
+    ],
+)
+def test_spacing(tags, spacing, kind):
+    film = read(**tags)
+    assert film.spacing_mm == spacing
+    assert film.spacing_kind == kind
+
+
+@pytest.mark.parametrize(
+    ("tags", "spacing"),
+    [
+        ({"ImagerPixelSpacing": [0.22, 0.33]}, (0.2, 0.3)),
+        ({"ImagerPixelSpacing": [0.22, 0.33], "PixelSpacing": [0.22, 0.33]}, (0.2, 0.3)),
+        ({"PixelSpacing": [0.22, 0.33]}, (0.22, 0.33)),  # may have been divided already
+        ({"PixelSpacing": [0.2, 0.3], "ImagerPixelSpacing": [0.22, 0.33]}, (0.2, 0.3)),
+    ],
+)
+def test_magnification_divides_the_detector_spacing(tags, spacing):
+    film = read(EstimatedRadiographicMagnificationFactor=1.1, **tags)
+    assert film.spacing_mm == pytest.approx(spacing)
+
+
+@pytest.mark.parametrize("factor", ["0", "-1.1", "0.9", "110", ""])
+def test_impossible_magnification_is_passed_over(factor):
+    film = read(ImagerPixelSpacing=OTHER, EstimatedRadiographicMagnificationFactor=factor)
+    assert film.spacing_mm == (0.14, 0.15)
+
+
+def raw_spacing(text, keyword="PixelSpacing"):
+    """A file with any text as spacing: pydicom would not write it."""
+    data = files.dicom(files.film(), **{keyword: [9.123456, 8.123456]})
+    good = b"9.123456\\8.123456 "
+    assert data.count(good) == 1
+    return data.replace(good, text.ljust(len(good)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"0\\0",
+        b"-0.1\\-0.1",
+        b"0.14\\0",
+        b"nan\\nan",
+        b"inf\\inf",
+        b"abc\\def",
+        b"0.14",
+        b"1\\1\\1",
+        b"143\\143",
+        b"\xff",
+    ],
+)
+@pytest.mark.parametrize("keyword", ["PixelSpacing", "ImagerPixelSpacing"])
+def test_garbage_spacing_is_absent(text, keyword):
+    film = read_radiograph(raw_spacing(text, keyword))
+    assert film.spacing_mm is None
+    assert film.spacing_kind == "none"
+
+
+def test_good_raw_spacing_is_read():
+    assert read_radiograph(raw_spacing(b"0.14\\0.15")).spacing_mm == (0.14, 0.15)
+
+
+@pytest.mark.parametrize(("given", "spacing"), [(0.2, (0.2, 0.2)), ((0.2, 0.3), (0.2, 0.3)), ([1, 2], (1.0, 2.0))])
+def test_given_spacing_wins(given, spacing):
+    data = files.dicom(files.film(), PixelSpacing=PIXEL, PixelSpacingCalibrationType="FIDUCIAL")
+    film = read_radiograph(data, spacing_mm=given)
+    assert film.spacing_mm == spacing
+    assert film.spacing_kind == "given"
+
+
+@pytest.mark.parametrize("given", [0, -1, float("nan"), float("inf"), 200, (0.1,), (0.1, 0.1, 0.1), (0.1, 0)])
+def test_impossible_given_spacing_is_refused(given):
+    with pytest.raises(ValueError, match="spacing_mm is"):
+        read_radiograph(files.dicom(files.film()), spacing_mm=given)
+
+
+@pytest.mark.parametrize(
+    ("tags", "side"),
+    [
+        ({"ImageLaterality": "L"}, "L"),
+        ({"ImageLaterality": "R", "Laterality": "L"}, "R"),  # the image's own tag comes first
+        ({"ImageLaterality": "B"}, "B"),
+        ({"ImageLaterality": "U", "Laterality": "L"}, "L"),
+        ({"Laterality": "R"}, "R"),
+        ({"Laterality": ""}, None),
+        ({"ImageLaterality": "LEFT"}, None),
+        ({}, None),
+        ({"AnatomicRegionSequence": region(("7771000", "SCT"))}, "L"),
+        ({"AnatomicRegionSequence": region(("G-A100", "SRT"))}, "R"),
+        ({"AnatomicRegionSequence": region(("G-A102", "SNM3"))}, "B"),
+        ({"AnatomicRegionSequence": region(("7771000", "SCT"), ("24028007", "SCT"))}, None),  # ambiguous
+        ({"AnatomicRegionSequence": region(("7771000", "OTHER"))}, None),
+        ({"Laterality": "L", "AnatomicRegionSequence": region(("G-A100", "SRT"))}, "L"),
+    ],
+)
+def test_laterality(tags, side):
+    assert read(**tags).laterality == side
+
+
+@pytest.mark.parametrize(
+    ("tags", "view"),
+    [
+        ({"ViewPosition": "AP"}, "AP"),
+        ({"ViewPosition": "LL"}, "LL"),
+        ({"ViewPosition": "", "ViewCodeSequence": Sequence([coded("272479007", "SCT")])}, "PA"),
+        ({"ViewPosition": "", "ViewCodeSequence": Sequence([coded("R-10206", "SRT")])}, "AP"),
+        ({"ViewPosition": "", "ViewCodeSequence": Sequence([coded("399067008", "SCT", "lateral")])}, "lateral"),
+        ({"ViewPosition": ""}, None),
+    ],
+)
+def test_view(tags, view):
+    assert read(**tags).view == view
+
+
+@pytest.mark.parametrize(
+    ("orientation", "is_reversed"),
+    [(["L", "F"], False), (["R", "F"], True), (["RA", "F"], True), (["A", "F"], False), ("", False), ("R", True)],
+)
+def test_columns_reversed(orientation, is_reversed):
+    assert read(PatientOrientation=orientation).columns_reversed is is_reversed
+
+
+def test_identity():
+    film = read()
+    assert (film.sop_class_uid, film.sop_instance_uid) == (files.DX, "1.2.3.4")
+    assert (film.study_instance_uid, film.series_instance_uid) == ("1.2.3.5", "1.2.3.6")
+    assert (film.modality, film.patient_id) == ("DX", "P 17")
+
+
+def test_empty_identity_is_none():
+    film = read(PatientID="", StudyInstanceUID=None, Modality=None)
+    assert (film.patient_id, film.study_instance_uid, film.modality) == (None, None, None)
+
+
+def test_strange_character_set_is_no_obstacle():
+    data = files.dicom(files.film(), SpecificCharacterSet="ISO_IR 100", PatientID="17")
+    assert read_radiograph(data.replace(b"ISO_IR 100", b"ISO_IR 999")).patient_id == "17"
+
+
+def test_pixels_are_as_stored_whatever_the_side():
+    pixels = files.film()
+    for tags in ({"ImageLaterality": "L"}, {"PatientOrientation": ["R", "F"]}):
+        assert np.array_equal(read(**tags).pixels, pixels)
