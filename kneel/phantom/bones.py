@@ -46,7 +46,7 @@ _FIBULA_PROFILE = [
     (90, 13, 6, 2.6, 0.02),
     (SHAFT_MM, 13, 6, 3.0, 0.02),
 ]
-_PATELLA_PROFILE = [(-90, 17, 22, 0.18, 0.21), (0, 17, 22, 0.18, 0.21)]
+_PATELLA_PROFILE = [(-90, 16, 22, 0.15, 0.2), (0, 16, 22, 0.15, 0.2)]
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ def make_patella(points: NDArray[np.float64], rng: Generator) -> Bone:
     size = (points[15, 0] - points[9, 0]) / 74 * rng.normal(1, 0.06)
     center = [points[12, 0] + rng.normal(-3, 3), points[12, 1] - rng.normal(27, 4)]
     angle = np.linspace(0, 2 * np.pi, 14, endpoint=False)
-    radius = 1 + 0.14 * np.maximum(np.sin(angle), 0) ** 4 - 0.06 * np.cos(4 * angle) + rng.normal(0, 0.02, len(angle))
+    radius = 1 + 0.14 * np.maximum(np.sin(angle), 0) ** 4 - 0.025 * np.cos(4 * angle) + rng.normal(0, 0.02, len(angle))
     outline = np.column_stack([22.5 * radius * np.cos(angle), 20.5 * radius * np.sin(angle)]) * size
     profile = np.array(_PATELLA_PROFILE, float).T
     return Bone("patella", closed(outline) + center, profile)

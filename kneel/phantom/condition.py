@@ -44,7 +44,7 @@ class Condition:
     spurs : Spurs
         Osteophytes.
     sclerosis : float
-        Thickening of the subchondral bone on the narrowed side, 0 none to about 3.
+        Thickening of the subchondral bone on the narrowed side, 0 none to 2.4.
     sharpness : float
         Of the tibial spines, 0 round to 1 pointed.
     cyst : bool
@@ -86,7 +86,7 @@ class Condition:
             kl=kl,
             narrowed=narrowed,
             spurs=Spurs(*np.clip(lengths, 0, 8.5).tolist()),
-            sclerosis=float(_SCLEROSIS[kl] * rng.lognormal(0, 0.6) + abs(rng.normal(0, 0.1))),
+            sclerosis=float(np.clip(_SCLEROSIS[kl] * rng.lognormal(0, 0.6) + abs(rng.normal(0, 0.1)), 0, 2.4)),
             sharpness=float(np.clip(rng.normal(_SPINE_SHARPNESS[kl], 0.15), 0, 1)),
             cyst=bool(rng.random() < _CYST_CHANCE[kl]),
             varus=float(kl * rng.normal(_VARUS_DEGREES, 0.4) * (1 if narrowed == "medial" else -1)),

@@ -92,11 +92,11 @@ def _plates(
     surface: NDArray[np.float64], condyle: NDArray[np.float64], worn: float, flexion: float, rng: Generator
 ) -> list[Detail]:
     """Subchondral plates of a compartment, the far rim of its tilted plateau and the far edge of its condyle."""
-    thickness = rng.uniform(1.0, 1.8) + 1.1 * worn
+    thickness = rng.uniform(1.0, 1.8) + 0.7 * worn
     details = [
-        _crescent(surface, thickness, 5.5 + 2.4 * worn, 0.2, "tibia"),
-        _crescent(surface, 2.6 * thickness, 1.6 + 1.6 * worn, 0.9, "tibia"),
-        _crescent(surface, 10 + 2 * worn, 1.3 * worn, 3.0, "tibia"),
+        _crescent(surface, thickness, 5.5 + 2.4 * worn, 0.25, "tibia"),
+        _crescent(surface, 2.8 * thickness, 1.6 + 1.4 * worn, 1.0 + 0.5 * worn, "tibia"),
+        _crescent(surface, 11 + 2 * worn, 1.1 * worn, 4.0, "tibia"),
         _crescent(condyle, -0.8 * thickness, 1.6 + 1.7 * worn, 0.4, "femur"),
         _crescent(condyle, -8 - 2 * worn, 1.0 * worn, 3.0, "femur"),
     ]
@@ -120,7 +120,7 @@ def _strands(line: NDArray[np.float64], bone: float, inside: str, rng: Generator
         first, last = np.sort(rng.uniform(-0.3, 1.3, 2).clip(0, 1) * (len(line) - 1)).astype(int)
         if last - first >= 2:
             wander = rng.normal(0, 0.3, 2) + np.outer(np.linspace(-1, 1, last - first + 1), rng.normal(0, 0.3, 2))
-            details.append(Detail(line[first : last + 1] + wander, 0.5, 0.5 * bone, rng.uniform(0.2, 0.5), inside))
+            details.append(Detail(line[first : last + 1] + wander, 0.5, 0.42 * bone, rng.uniform(0.2, 0.5), inside))
     return details
 
 

@@ -64,17 +64,17 @@ class Exposure:
         Exposure
             The exposure.
         """
-        linear = bool(rng.random() < 0.12)
+        linear = bool(rng.random() < 0.08)
         processed = not linear  # the curve of transmission is too flat in bone to take local contrast away or add it
         return cls(
-            scatter=float(rng.uniform(0.1, 0.6)),
+            scatter=float(rng.uniform(0.15, 0.9)),
             blur_mm=float(rng.uniform(0.1, 0.2)),
-            noise=float(rng.uniform(0.008, 0.03)),
+            noise=float(rng.uniform(0.006, 0.022)),
             heel=float(rng.normal(0, 0.06)),
-            sharpening=float(rng.uniform(0.2, 1.6) * (rng.random() < 0.7) * processed),
+            sharpening=float(rng.uniform(0.1, 1.0) * (rng.random() < 0.7) * processed),
             reach_mm=float(np.exp(rng.uniform(np.log(1.5), np.log(15)))),
             flattening=float(rng.uniform(0.0, 0.6) * processed),
-            contrast=float(rng.uniform(0.8, 1.3)),
+            contrast=float(rng.uniform(0.75, 1.15)),
             brightness=float(rng.normal(0.04, 0.08)),
             linear=linear,
         )
@@ -142,7 +142,7 @@ def develop(intensity: NDArray, spacing_mm: float, exposure: Exposure) -> NDArra
     change = -gain * _smooth(low, exposure.reach_mm / spacing_mm)
     change -= np.float32(exposure.flattening) * _smooth(low, _FLATTENING_MM / spacing_mm)
     low, density = (1 + gain) * low + change, (1 + gain) * density + _grow(change, density.shape)
-    bottom, top = np.percentile(low[leg] if leg.any() else low, [10, 98])
+    bottom, top = np.percentile(low[leg] if leg.any() else low, [40 if exposure.linear else 10, 98])
     middle = (bottom + top) / 2 - exposure.brightness * (top - bottom)
     slope = np.float32(3.4 * exposure.contrast / max(top - bottom, 1e-3))
     return 1 / (1 + cv2.exp(-slope * (density - np.float32(middle))))

@@ -16,7 +16,7 @@ from kneel.phantom.attenuation import Absorption, add_knee, trabeculae
 from kneel.phantom.detector import Exposure, develop, expose
 from kneel.phantom.film import Collimation, Implant, add_beads, add_implant, add_letter, burn_text
 from kneel.phantom.pose import Pose
-from kneel.phantom.soft_tissue import Leg, legs_attenuation
+from kneel.phantom.soft_tissue import KNEE_HALF_WIDTH_MM, Leg, legs_attenuation
 
 Photometric = Literal["MONOCHROME1", "MONOCHROME2"]
 
@@ -132,14 +132,20 @@ def render_film(spec: FilmSpec, rng: Generator, *, noise: bool = True) -> Film:
     Film
         Pixels and truth.
     """
-    habitus, absorption, exposure = Habitus.draw(rng), Absorption.at(rng.uniform(40, 52)), Exposure.draw(rng)
+    habitus, absorption, exposure = Habitus.draw(rng), Absorption.at(rng.uniform(40, 54)), Exposure.draw(rng)
     # where the patient stands: middle of the knees and how far they are apart, in shares of the film
     stand = rng.normal(0.5, 0.015), rng.normal(0.5, 0.04), rng.uniform(0.2, 0.265) if len(spec.knees) == 2 else 0.0
     knees = tuple(_place(spec, index, habitus, stand, rng) for index in range(len(spec.knees)))
     shape = spec.rows, spec.columns
-    leg = Leg(rng.uniform(0.88, 1.15), rng.gamma(4, 2.0) + 3, rng.uniform(0.85, 1.0), rng.normal(2, 2))
+    bone = max(float(np.ptp(knee.anatomy.points[:, 0])) for knee in knees) / 2
+    leg = Leg(
+        (bone + rng.uniform(14, 30)) / KNEE_HALF_WIDTH_MM,
+        rng.gamma(4, 2.0) + 3,
+        rng.uniform(0.85, 1.0),
+        rng.normal(2, 2),
+    )
     attenuation = legs_attenuation([(leg, knee.pose) for knee in knees], shape, absorption, rng)
-    density, grain = rng.normal(1, 0.12), rng.uniform(0.05, 0.2)
+    density, grain = float(np.clip(rng.normal(0.86, 0.12), 0.5, 1.2)), rng.uniform(0.03, 0.14)
     for knee in knees:
         add_knee(attenuation, knee.anatomy, knee.pose, absorption, trabeculae(rng, grain) if noise else None, density)
     if spec.implant != "none":

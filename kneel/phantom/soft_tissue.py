@@ -13,9 +13,10 @@ from kneel.phantom.attenuation import Absorption
 from kneel.phantom.pose import LOW, Pose, enlarge
 
 # Half width of the leg in mm at y mm above (-) or below (+) the joint of a person of middling build.
+KNEE_HALF_WIDTH_MM = 58.0
 _OUTLINE = (
     [-260, -150, -90, -50, -20, 0, 20, 45, 80, 130, 180, 260],
-    [78, 72, 66, 62, 60, 58, 55, 54, 57, 59, 56, 47],
+    [78, 72, 66, 62, 60, KNEE_HALF_WIDTH_MM, 55, 54, 57, 59, 56, 47],
 )
 
 
