@@ -126,6 +126,12 @@ def test_dicom_carries_what_dx_requires(cohort):
     assert data.pixel_array.max() < 1 << data.BitsStored
 
 
+def test_folder_of_another_cohort_is_refused(tmp_path):
+    write_cohort(tmp_path, 1, 0, **ARGUMENTS)
+    with pytest.raises(FileExistsError, match="1 films of another cohort"):
+        write_cohort(tmp_path, 1, 1, **ARGUMENTS)
+
+
 def test_unknown_calibration_is_refused():
     film = render_film(FilmSpec(128, 128, 1.0, (("R", 2),)), np.random.default_rng(6))
     with pytest.raises(ValueError, match="calibration is 'guess'"):

@@ -139,18 +139,14 @@ def write_cohort(
     ------
     ValueError
         An argument is out of range; the message says which and what would be valid.
+    FileExistsError
+        The folder already holds films of other subjects, which no table would describe.
     """
-    if n < 1 or jobs < 1 or seed < 0:
-        raise ValueError(f"n is {n}, jobs {jobs}, seed {seed}: n and jobs must be at least 1, seed at least 0")
-    if first_subject is None:
-        if n > SUBJECTS_PER_SEED:
-            raise ValueError(f"n is {n}: more than {SUBJECTS_PER_SEED} films need first_subject")
-        first_subject = 9_000_000 + SUBJECTS_PER_SEED * (seed % 99)
+    tasks = _tasks(n, seed, jobs, first_subject)
     options = CohortOptions(single_knee_fraction, implant_fraction, spacing_mm)
     root = Path(directory)
-    (root / "films").mkdir(parents=True, exist_ok=True)
+    _claim(root / "films", {subject for subject, _ in tasks})
     work = partial(_write_film, root, seed, options)
-    tasks = [(str(first_subject + index), index) for index in range(n)]
     annotations: list[KneeAnnotation] = []
     rows = []
     for knees, row in tqdm(_run(work, tasks, jobs), total=n, desc="phantom films", unit="film", disable=not progress):
@@ -162,6 +158,27 @@ def write_cohort(
     write_annotations(cohort.annotations, annotations)
     _write_table(cohort.table, rows)
     return cohort
+
+
+def _tasks(n: int, seed: int, jobs: int, first_subject: int | None) -> list[tuple[str, int]]:
+    """Number the subjects: (id, index)."""
+    if n < 1 or jobs < 1 or seed < 0:
+        raise ValueError(f"n is {n}, jobs {jobs}, seed {seed}: n and jobs must be at least 1, seed at least 0")
+    if first_subject is None:
+        if n > SUBJECTS_PER_SEED:
+            raise ValueError(f"n is {n}: more than {SUBJECTS_PER_SEED} films need first_subject")
+        first_subject = 9_000_000 + SUBJECTS_PER_SEED * (seed % 99)
+    return [(str(first_subject + index), index) for index in range(n)]
+
+
+def _claim(films: Path, subjects: set[str]) -> None:
+    """Make the folder; refuse one with films that the tables of this cohort would not know."""
+    films.mkdir(parents=True, exist_ok=True)
+    strangers = sorted(path.name for path in films.glob("*.dcm") if path.stem not in subjects)
+    if strangers:
+        raise FileExistsError(
+            f"{films} holds {len(strangers)} films of another cohort ({strangers[0]}): choose an empty folder"
+        )
 
 
 def draw_spec(rng: Generator, options: CohortOptions) -> FilmSpec:
@@ -206,7 +223,6 @@ def _write_film(
     root: Path, seed: int, options: CohortOptions, task: tuple[str, int]
 ) -> tuple[list[KneeAnnotation], dict[str, object]]:
     """Render one subject's film and write it; its randomness depends on the seed and its index alone."""
-    cv2.setNumThreads(1)
     subject, index = task
     # the child that SeedSequence(seed).spawn(...) would give at this index
     rng = np.random.default_rng(SeedSequence(seed, spawn_key=(index,)))
@@ -240,7 +256,9 @@ def _run(
         yield from map(work, tasks)
         return
     # spawn: forking a process that holds OpenCV's or torch's threads can deadlock
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
+    ) as pool:
         yield from pool.map(work, tasks)
 
 
