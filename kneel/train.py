@@ -38,6 +38,8 @@ class LandmarkTask:
         What to train.
     data_root : Path
         Folder that the experiment's data paths start from.
+    name : str
+        Name of the experiment.
     fold : int
         Held-out fold, where the data have no validation set of their own.
     transfer : Path or None
@@ -45,12 +47,18 @@ class LandmarkTask:
     """
 
     def __init__(
-        self, experiment: LandmarkExperiment, data_root: Path, *, fold: int = 0, transfer: Path | None = None
+        self,
+        experiment: LandmarkExperiment,
+        data_root: Path,
+        *,
+        name: str,
+        fold: int = 0,
+        transfer: Path | None = None,
     ) -> None:
         if not 0 <= fold < experiment.folds:
             raise ValueError(f"fold {fold}: must be 0 to {experiment.folds - 1}")
-        self.experiment, self.fold, self.transfer = experiment, fold, transfer
-        self.data_root = data_root
+        self.experiment, self.name, self.fold = experiment, name, fold
+        self.data_root, self.transfer = data_root, transfer
 
     @cached_property
     def samples(self) -> tuple[list[LandmarkSample], list[LandmarkSample]]:
@@ -136,6 +144,7 @@ class LandmarkTask:
         """Say what rebuilds and uses the network: task, experiment, network arguments with normalisation, ROI."""
         described = {
             "task": self.experiment.task,
+            "name": self.name,
             "experiment": self.experiment.model_dump(mode="json", exclude={"training"}),
             "fold": self.fold,
             "network": self.arguments,
@@ -208,7 +217,7 @@ def train_landmarks(
         transfer = workdir / experiment.transfer / f"fold_{fold}" / "best.safetensors"
         if not transfer.is_file():
             raise FileNotFoundError(f"{transfer}: train {experiment.transfer} first, {name} starts from it")
-    task = LandmarkTask(experiment, data_root, fold=fold, transfer=transfer)
+    task = LandmarkTask(experiment, data_root, name=name, fold=fold, transfer=transfer)
     return fit(
         task,
         experiment.training,

@@ -1,12 +1,9 @@
 import csv
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # worker processes import `oracle` by its name
 from oracle import make_reader, snapshots
 
 from deepknee import folder as folder_module

@@ -13,7 +13,7 @@ from pydicom.sequence import Sequence
 from kneel.imaging import Radiograph, RadiographError, normalize_percentiles, read_radiograph
 from tests import dicom_files as files
 
-CASES_PER_FILE = 120
+CASES_PER_FILE = 250
 KEYWORDS = """
     TransferSyntaxUID SpecificCharacterSet SOPClassUID ImageLaterality Laterality ViewPosition ViewCodeSequence
     AnatomicRegionSequence PatientOrientation PatientID NumberOfFrames Rows Columns SamplesPerPixel PlanarConfiguration

@@ -1,11 +1,7 @@
 import os
 import re
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 from deepknee.films import PathsError, find_films, make_film
 

@@ -2,14 +2,11 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))  # worker processes import `oracle` by its name
 from oracle import GEOMETRY, SHAPE_MM, FakeGrader, FakeLocalizer, film, place_knee
 
 import deepknee

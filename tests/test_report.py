@@ -2,16 +2,12 @@ import csv
 import io
 import json
 import re
-import sys
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # worker processes import `oracle` by its name
 from oracle import FakeGrader, FakeLocalizer, film, place_knee
 
 from deepknee.draw import (

@@ -1,0 +1,166 @@
+#!/usr/bin/env python
+"""Read the films of a cohort whose truth is known and say how far off the reading is.
+
+The cohort is a folder as make_phantom_cohort.py writes it: films/, annotations.csv. Writes to --out:
+  knees.csv       one row an annotated knee: found or not, errors, grades, probabilities
+  summary.csv/.md the figures, with 95 % intervals by bootstrap over subjects
+  errors.png      cumulative distribution of the landmark errors
+  confusion.png   KL grades, truth against reading
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from sklearn.metrics import ConfusionMatrixDisplay, cohen_kappa_score
+from tqdm import tqdm
+
+from deepknee.pipeline import Reader, load_reader
+from deepknee.weights import WeightsError
+from kneel.imaging.cohort import CohortFilm, read_cohort
+from kneel.imaging.dicom import read_radiograph
+from kneel.imaging.geometry import millimetres_per_pixel
+from kneel.imaging.radiograph import normalize_percentiles
+from kneel.imaging.schema import CENTER
+from kneel.localize import find_joint_centers
+from kneel.metrics import OUTLIER_MM, radial_errors
+from kneel.windows import Part
+
+mpl.use("Agg")  # figures go to files: no display is needed
+import matplotlib.pyplot as plt
+
+GRADES = range(5)
+RESAMPLES = 1000
+
+
+def main() -> int:
+    """Evaluate; 0 when done, 2 when there is nothing to evaluate with."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cohort", type=Path, required=True, metavar="DIR", help="films with annotations.csv")
+    parser.add_argument(
+        "--weights", type=Path, metavar="DIR", help="snapshots (default: as `deepknee read` finds them)"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the tables and figures go")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: %(default)s")
+    arguments = parser.parse_args()
+    try:
+        reader = load_reader(arguments.weights, arguments.device)
+        films = read_cohort(arguments.cohort)
+    except (WeightsError, FileNotFoundError) as error:
+        print(f"evaluate_cohort: {error}", file=sys.stderr)
+        return 2
+    rows = [row for film in tqdm(films, desc="films", unit="film") for row in evaluate_film(film, reader)]
+    knees = pd.DataFrame(rows)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    knees.to_csv(arguments.out / "knees.csv", index=False)
+    summary = summarize(knees)
+    summary.to_csv(arguments.out / "summary.csv", index=False)
+    text = markdown(summary)
+    (arguments.out / "summary.md").write_text(text, encoding="utf-8")
+    draw(knees, arguments.out)
+    print(f"{text}\ntables and figures: {arguments.out}")
+    return 0
+
+
+def evaluate_film(film: CohortFilm, reader: Reader) -> list[dict]:
+    """Compare the reading of a film with its truth: one row a true knee, and one a knee that is not there."""
+    radiograph = read_radiograph(film.path)
+    spacing = radiograph.spacing_mm
+    if spacing is None:
+        raise ValueError(f"{film.path}: no spacing, so errors in mm cannot be told")
+    mm = millimetres_per_pixel(spacing)
+    reading = {knee.side: knee for knee in reader.read(film.path).knees}
+    grey = normalize_percentiles(radiograph.pixels, padding=radiograph.padding)
+    rows = []
+    for truth in film.knees:
+        points = truth.film_points(spacing)
+        part: Part = "whole"
+        if len(film.knees) == 2:
+            part = "left half" if points[CENTER, 0] < grey.shape[1] / 2 else "right half"
+        (first,) = find_joint_centers(grey, spacing, [(part, truth.side)], reader.localizer.lc)
+        row = {"subject_id": film.subject_id, "side": truth.side, "kl": truth.kl}
+        row["lc_error_mm"] = float(radial_errors(first.center, points[CENTER], mm))
+        knee = reading.pop(truth.side, None)
+        row["found"] = knee is not None
+        if knee is not None:
+            errors = radial_errors(knee.landmarks, points, mm)
+            row |= {"hc_error_mm": errors.mean(), "hc_worst_mm": errors.max(), "predicted_kl": knee.kl}
+            row |= {f"p{grade}": knee.probabilities[grade] for grade in GRADES}
+            row |= {f"e{number}": error for number, error in enumerate(errors)}
+        rows.append(row)
+    invented = [{"subject_id": film.subject_id, "side": side, "found": True} for side in reading]
+    return rows + invented
+
+
+FIGURES: dict[str, Callable[[pd.DataFrame], float]] = {
+    "knees found, share": lambda true: true.found.mean(),
+    "joint centre (LC), median error, mm": lambda true: true.lc_error_mm.median(),
+    "16 landmarks (HC), mean error, mm": lambda true: true.hc_error_mm.mean(),
+    "16 landmarks (HC), median of the knees' means, mm": lambda true: true.hc_error_mm.median(),
+    "knees with a landmark off by 10 mm or more, share": lambda true: (
+        (true.hc_worst_mm >= OUTLIER_MM).sum() / true.found.sum()
+    ),
+    "KL grade, quadratic kappa": lambda true: kappa(true),
+    "KL grade, accuracy": lambda true: (true.kl == true.predicted_kl)[true.found].mean(),
+    "KL grade, mean absolute error": lambda true: (true.kl - true.predicted_kl).abs().mean(),
+}
+
+
+def kappa(true: pd.DataFrame) -> float:
+    """Quadratic kappa over the knees that were found."""
+    seen = true[true.found]
+    return cohen_kappa_score(seen.kl.astype(int), seen.predicted_kl.astype(int), labels=[*GRADES], weights="quadratic")
+
+
+def summarize(knees: pd.DataFrame) -> pd.DataFrame:
+    """Work out every figure with its interval: subjects are drawn with replacement, both knees of one together."""
+    true = knees[knees.kl.notna()]
+    by_subject = [part for _, part in true.groupby("subject_id")]
+    rng = np.random.default_rng(0)
+    draws = [rng.integers(len(by_subject), size=len(by_subject)) for _ in range(RESAMPLES)]
+    samples = [pd.concat([by_subject[i] for i in draw]) for draw in draws]
+    rows = []
+    for name, figure in FIGURES.items():
+        low, high = np.nanpercentile([figure(sample) for sample in samples], [2.5, 97.5])
+        rows.append({"figure": name, "value": figure(true), "low": low, "high": high})
+    count = {"subjects": len(by_subject), "knees": len(true), "knees found that are not there": knees.kl.isna().sum()}
+    rows += [{"figure": name, "value": value} for name, value in count.items()]
+    return pd.DataFrame(rows)
+
+
+def markdown(summary: pd.DataFrame) -> str:
+    """Lay the figures out as a table."""
+    lines = ["| figure | value | 95 % interval |", "|---|---|---|"]
+    for row in summary.itertuples():
+        interval = "" if np.isnan(row.low) else f"{row.low:.3g} to {row.high:.3g}"
+        lines.append(f"| {row.figure} | {row.value:.3g} | {interval} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(knees: pd.DataFrame, out: Path) -> None:
+    """Draw the landmark errors and the grades."""
+    found = knees[knees.kl.notna() & knees.found]
+    errors = np.sort(found.filter(regex=r"^e\d+$").to_numpy().ravel())
+    figure, axes = plt.subplots(figsize=(5, 4), layout="constrained")
+    axes.step(errors, np.arange(1, len(errors) + 1) / len(errors), where="post")
+    axes.set(xlabel="landmark error, mm", ylabel="share of landmarks", xlim=(0, max(5, errors[-1])), ylim=(0, 1))
+    axes.grid(alpha=0.3)
+    figure.savefig(out / "errors.png", dpi=150)
+    plt.close(figure)
+    figure, axes = plt.subplots(figsize=(4.5, 4), layout="constrained")
+    ConfusionMatrixDisplay.from_predictions(
+        found.kl.astype(int), found.predicted_kl.astype(int), labels=[*GRADES], cmap="Blues", ax=axes, colorbar=False
+    )
+    axes.set(xlabel="KL read", ylabel="KL true")
+    figure.savefig(out / "confusion.png", dpi=150)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
