@@ -76,6 +76,26 @@ class TestSources:
         assert not pixels.flags.writeable
         assert np.shares_memory(pixels, np.frombuffer(data, np.uint8))
 
+    @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+    def test_nothing_that_the_caller_holds_is_changed(self, photometric):
+        tags = {"PhotometricInterpretation": photometric, "PixelPaddingValue": 0}
+        dataset = files.make_dataset(files.film(), **tags)
+        data = files.dicom(files.film(), **tags)
+        buffer = bytearray(data)
+        for source in (data, buffer, memoryview(buffer), dataset):
+            read_radiograph(source)
+        assert buffer == data
+        assert dataset.PixelData == files.film().tobytes()
+
+    @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+    @pytest.mark.parametrize("bits", [8, 12])
+    def test_path_and_bytes_give_the_same(self, photometric, bits, tmp_path):
+        data = files.dicom(files.film(bits=bits), PhotometricInterpretation=photometric, PixelPaddingValue=0)
+        (tmp_path / "film").write_bytes(data)
+        first, second = read_radiograph(data), read_radiograph(tmp_path / "film")
+        assert np.array_equal(first.pixels, second.pixels)
+        assert np.array_equal(first.padding, second.padding)
+
     def test_odd_offsets_in_the_file(self):
         """Pixels that do not begin on a word boundary."""
         data = files.dicom(files.film(), PatientID="ab")

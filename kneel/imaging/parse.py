@@ -6,9 +6,10 @@ the file and are found again by offset, so that an uncompressed film is never co
 
 from __future__ import annotations
 
+import os
 import zlib
 from dataclasses import dataclass
-from io import BytesIO
+from typing import BinaryIO, cast
 
 from pydicom import uid
 from pydicom.dataset import Dataset
@@ -32,8 +33,8 @@ class PixelElement:
     Attributes
     ----------
     data : memoryview
-        The value. Of a native film exactly as long as its length field says; of an encapsulated one up to the end of
-        the file.
+        The value, writable if nobody else holds these bytes. Of a native film exactly as long as its length field
+        says; of an encapsulated one up to the end of the file.
     syntax : UID
         Transfer syntax.
     vr : str
@@ -48,12 +49,12 @@ class PixelElement:
     ended: bool = False
 
 
-def parse_dicom(content: bytes, *, max_bytes: int) -> tuple[Header, PixelElement]:
+def parse_dicom(content: memoryview, *, max_bytes: int) -> tuple[Header, PixelElement]:
     """Read a DICOM file up to its pixels.
 
     Parameters
     ----------
-    content : bytes
+    content : memoryview of bytes
         The whole file, with or without the 128-byte preamble and the file meta group.
     max_bytes : int
         Most bytes that a deflated file may inflate to.
@@ -71,12 +72,12 @@ def parse_dicom(content: bytes, *, max_bytes: int) -> tuple[Header, PixelElement
     stream = _CountedStream(content)
     stream.seek(start)
     with library_errors("reading the file meta group"):
-        meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
-        syntax = uid.UID(Header(meta).text("TransferSyntaxUID") or _guess_syntax(content[stream.tell() :][:6]))
+        meta = read_dataset(cast(BinaryIO, stream), False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+        syntax = uid.UID(Header(meta).text("TransferSyntaxUID") or _guess_syntax(bytes(content[stream.tell() :][:6])))
     if not syntax.is_transfer_syntax or syntax.is_private:
         raise tag_error("TransferSyntaxUID", str(syntax), "a transfer syntax of the DICOM standard")
     if syntax == uid.DeflatedExplicitVRLittleEndian:
-        content = _inflate(content[stream.tell() :], max_bytes)
+        content = memoryview(_inflate(content[stream.tell() :], max_bytes))
         stream = _CountedStream(content)
     found: list[tuple[int, str | None, int, int]] = []
 
@@ -87,7 +88,8 @@ def parse_dicom(content: bytes, *, max_bytes: int) -> tuple[Header, PixelElement
 
     try:
         with library_errors("reading the header"):
-            dataset = read_dataset(stream, syntax.is_implicit_VR, syntax.is_little_endian, stop_when=at_pixels)
+            file = cast(BinaryIO, stream)
+            dataset = read_dataset(file, syntax.is_implicit_VR, syntax.is_little_endian, stop_when=at_pixels)
     except RadiographError:
         if stream.reads > _MAX_READS:  # pydicom may have put this in its own words
             raise _too_many_reads() from None
@@ -115,21 +117,34 @@ def dataset_pixels(dataset: Dataset) -> tuple[Header, PixelElement]:
         element = dataset["PixelData"]
         value = element.value.read() if hasattr(element.value, "read") else element.value
         implicit, little = dataset.original_encoding
-        data = memoryview(value or b"")
+        data = memoryview(value or b"").toreadonly()
     syntax = uid.UID(meta.text("TransferSyntaxUID") or _native_syntax(implicit or False, little is not False))
     return header, PixelElement(data, syntax, str(element.VR), ended=True)
 
 
-class _CountedStream(BytesIO):
-    """Bytes that may be read only so many times, which bounds what a header can cost."""
+class _CountedStream:
+    """The file that pydicom sees: a view of bytes, not a copy, that may be read only so many times."""
 
-    reads = 0
+    def __init__(self, content: memoryview) -> None:
+        self.reads = 0
+        self._content = content
+        self._at = 0
 
-    def read(self, size: int | None = -1, /) -> bytes:
+    def read(self, size: int) -> bytes:
         self.reads += 1
         if self.reads > _MAX_READS:
             raise _too_many_reads()
-        return super().read(size)
+        chunk = bytes(self._content[self._at : self._at + size])
+        self._at += len(chunk)
+        return chunk
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: len(self._content)}[whence]
+        self._at = max(0, start + offset)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
 
 
 def _too_many_reads() -> RadiographError:
@@ -151,7 +166,7 @@ def _guess_syntax(head: bytes) -> str:
     return _native_syntax(not explicit, not (explicit and head[:1] == b"\0"))
 
 
-def _inflate(deflated: bytes, max_bytes: int) -> bytes:
+def _inflate(deflated: memoryview, max_bytes: int) -> bytes:
     """Inflate a dataset, refusing to fill the memory."""
     engine = zlib.decompressobj(-zlib.MAX_WBITS)
     with library_errors("inflating the deflated dataset"):
@@ -165,9 +180,9 @@ def _inflate(deflated: bytes, max_bytes: int) -> bytes:
     return content
 
 
-def _cut(content: bytes, offset: int, length: int, syntax: uid.UID) -> memoryview:
+def _cut(content: memoryview, offset: int, length: int, syntax: uid.UID) -> memoryview:
     """Return the pixel bytes that begin at an offset, refusing lengths that are not there."""
-    there = memoryview(content)[offset:]
+    there = content[offset:]
     if (length == _UNDEFINED_LENGTH) != syntax.is_encapsulated:
         form = "undefined" if length == _UNDEFINED_LENGTH else f"{length} bytes"
         raise RadiographError(

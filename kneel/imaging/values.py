@@ -222,7 +222,9 @@ def _look_up(raw: NDArray, table: NDArray[np.int64]) -> Grey:
     kind = np.uint8 if table.max() <= 255 else np.uint16
     if np.array_equal(table[low : high + 1], np.arange(low, high + 1)):
         return _as_grey(raw.astype(kind, copy=False))
-    return _as_grey(cv2.LUT(raw, table.astype(kind)))
+    # In place where the bytes are ours: fresh memory costs more than the table.
+    own = raw.flags.writeable and raw.dtype == kind
+    return _as_grey(cv2.LUT(raw, table.astype(kind), dst=raw if own else None))
 
 
 def _as_grey(array: Any) -> Grey:
