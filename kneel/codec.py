@@ -96,14 +96,14 @@ class SoftArgmax:
         Returns
         -------
         Tensor, shape (B, M), float32
-            Pixels of the image; at least 0.
+            Pixels of the image; 0.01 when all lies in one cell, where the root would have no slope.
         """
         variance = torch.zeros((), device=heatmaps.device)
         for share, length in zip(self._marginals(heatmaps), size, strict=True):
             cells = self._cells(share) * length
             mean = (share * cells).sum(-1)
             variance = variance + (share * (cells - mean[..., None]) ** 2).sum(-1)
-        return variance.sqrt()
+        return (variance + 1e-4).sqrt()
 
     def _marginals(self, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
         """Softmax summed over rows (B, M, w) and over columns (B, M, h)."""

@@ -31,8 +31,8 @@ class RoiSettings(Settings):
     margin: float = Field(0.0, ge=0)
 
 
-class WingSettings(Settings):
-    """Wing loss, in pixels of the ROI; see `kneel.losses.wing`.
+class LossSettings(Settings):
+    """Wing loss, in pixels of the ROI (see `kneel.losses.wing`), and what sharpens the heat maps.
 
     Attributes
     ----------
@@ -40,10 +40,15 @@ class WingSettings(Settings):
         Where the logarithm ends, pixels.
     curvature : float
         Steepness at 0, pixels.
+    spread : float
+        Weight of the heat maps' width in pixels. Soft-argmax alone leaves maps as wide as they like; narrow ones learn
+        faster and say how sure they are (Nibali et al., arXiv:1801.07372, regularise the variance likewise). 0 is
+        KNEEL's own loss.
     """
 
     width: float = Field(15.0, gt=0)
     curvature: float = Field(3.0, gt=0)
+    spread: float = Field(0.0, ge=0)
 
 
 class MixupSettings(Settings):
@@ -76,7 +81,7 @@ class LandmarkExperiment(Settings):
         Architecture.
     augment : AugmentSettings
         What is varied.
-    loss : WingSettings
+    loss : LossSettings
         Wing loss.
     mixup : MixupSettings or None
         Mixup, or none.
@@ -94,7 +99,7 @@ class LandmarkExperiment(Settings):
     roi: RoiSettings
     model: HourglassSettings = HourglassSettings()
     augment: AugmentSettings = AugmentSettings()
-    loss: WingSettings = WingSettings()
+    loss: LossSettings = LossSettings()
     mixup: MixupSettings | None = None
     transfer: str | None = None
     folds: int = Field(5, ge=2)

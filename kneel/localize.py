@@ -22,7 +22,9 @@ from kneel.shape import Alignment
 from kneel.stage import Picture, Stage
 from kneel.windows import Part, search_window
 
-SPREAD_MM = 10.0  # a heat map this wide halves (e^-1/2) the confidence
+# each of these brings the confidence down by e^-1/2: heat maps so many times as wide as on an ordinary knee,
+# points so many times as far from the mean knee as the training knees are
+WIDE, ODD = 3.0, 2.0
 MIN_CONFIDENCE = 0.1
 MIN_SEPARATION_MM = 80.0  # of two joint centres on one film; knees are wider than that
 # heights in mm tried for a film without spacing: from a crop of the joint to a 43 cm cassette
@@ -269,5 +271,9 @@ class KneeLocalizer:
 
     def _confidence(self, center_spread_mm: float, spread_mm: float = 0.0, residual_mm: float = 0.0) -> float:
         """Gaussian fall-off with the widths of the heat maps and with the distance from the mean knee."""
-        terms = (center_spread_mm / SPREAD_MM, spread_mm / SPREAD_MM, residual_mm / (2 * self.shape.residual))
+        terms = (
+            center_spread_mm / (WIDE * self.lc.typical_spread_mm),
+            spread_mm / (WIDE * self.hc.typical_spread_mm),
+            residual_mm / (ODD * self.shape.residual),
+        )
         return float(np.exp(-0.5 * np.square(terms).sum()))

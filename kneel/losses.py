@@ -42,8 +42,8 @@ def visible_mean(loss: Tensor, visible: Tensor) -> Tensor:
 
     Parameters
     ----------
-    loss : Tensor, shape (B, M, 2)
-        Loss of each coordinate.
+    loss : Tensor, shape (B, M, 1 or 2)
+        Loss of each point or coordinate.
     visible : Tensor, shape (B, M), bool
         Which points count.
 

@@ -30,6 +30,8 @@ class Stage:
         Width and height of the ROI, pixels.
     device : torch.device
         Where the networks run.
+    typical_spread_mm : float
+        Mean width of the heat maps over the validation set: how sure these networks are of an ordinary knee.
     shape : MeanShape or None
         Mean knee of the training set (landmark stage).
     """
@@ -41,10 +43,12 @@ class Stage:
         spacing_mm: float,
         size: tuple[int, int],
         device: torch.device,
+        typical_spread_mm: float,
         shape: MeanShape | None = None,
     ) -> None:
         self.nets = [net.eval().to(device) for net in nets]
-        self.spacing_mm, self.size, self.device, self.shape = spacing_mm, size, device, shape
+        self.spacing_mm, self.size, self.device = spacing_mm, size, device
+        self.typical_spread_mm, self.shape = typical_spread_mm, shape
 
     @classmethod
     def from_snapshots(cls, paths: Sequence[Path], task: str, *, device: torch.device) -> Stage:
@@ -71,7 +75,7 @@ class Stage:
         ValueError
             A snapshot is of another task, or the ROIs differ.
         """
-        nets, rois, shape = [], [], None
+        nets, rois, spreads, shape = [], [], [], None
         for path in paths:
             weights, meta = load_snapshot(path)
             if meta["task"] != task:
@@ -80,11 +84,13 @@ class Stage:
             net.load_state_dict(weights)
             nets.append(net)
             rois.append((meta["roi"]["spacing_mm"], tuple(meta["roi"]["size"])))
+            spreads.append(meta["metrics"]["spread_mm"])
             if shape is None and "shape" in meta:
                 shape = MeanShape(np.array(meta["shape"]["points"]), meta["shape"]["residual"])
         if len(set(rois)) != 1:
             raise ValueError(f"{', '.join(map(str, paths))}: networks of one ensemble see different ROIs: {rois}")
-        return cls(nets, spacing_mm=rois[0][0], size=rois[0][1], device=device, shape=shape)
+        (spacing_mm, size), typical = rois[0], float(np.mean(spreads))
+        return cls(nets, spacing_mm=spacing_mm, size=size, device=device, typical_spread_mm=typical, shape=shape)
 
     def frame(self, center: NDArray[np.float64], spacing_mm: Spacing, side: Side) -> RoiFrame:
         """Lay the stage's ROI around a point of a film."""

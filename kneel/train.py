@@ -121,8 +121,9 @@ class LandmarkTask:
             points, visible = batch["points"], batch["visible"]
             if order is not None:
                 points, visible = points[order], visible[order]
-            error = wing(model(pictures).points, points, width=settings.width, curvature=settings.curvature)
-            return visible_mean(error, visible)
+            located = model(pictures)
+            error = wing(located.points, points, width=settings.width, curvature=settings.curvature)
+            return visible_mean(error, visible) + settings.spread * visible_mean(located.spread[..., None], visible)
 
         mixup = self.experiment.mixup
         if mixup is None:

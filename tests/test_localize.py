@@ -71,7 +71,7 @@ class OracleStage(Stage):
     """Finds the nearest true knee through the frame that it was asked for; unsure where there is none in its window."""
 
     def __init__(self, knees):
-        self.knees, self.spacing_mm, self.size = knees, 0.6, (224, 224)
+        self.knees, self.spacing_mm, self.size, self.typical_spread_mm = knees, 0.6, (224, 224), 2.0
         self.shape = MeanShape(KNEE_MM - KNEE_MM[CENTER], 2.0)
         self.last = None
 
@@ -111,7 +111,7 @@ class BrightestStage(Stage):
     """Joint centre = centre of mass of the light; less sure the further it is spread."""
 
     def __init__(self):
-        self.spacing_mm, self.size = 1.0, (256, 256)
+        self.spacing_mm, self.size, self.typical_spread_mm = 1.0, (256, 256), 5.0
 
     def __call__(self, picture):
         weight = np.clip(picture - 0.5, 0, None)

@@ -16,7 +16,8 @@ TRAINING = "training: {epochs: 1, batch_size: 4, monitor: MONITOR, mode: MODE}\n
 EXPERIMENTS = {
     "lc": "roi: {spacing_mm: 4.0, size: [64, 96]}\nmodel: {width: 4, depth: 2}\n",
     "hc": "roi: {spacing_mm: 2.0, size: [64, 64]}\nmodel: {width: 4, depth: 2}\n",
-    "kl": "geometry: {roi_mm: 140, roi_px: 132, crop: 120, patch: 52, top: 34}\naugmentation: {jitter_px: 4}\nmodel: {width: 4}\n",
+    "kl": "geometry: {roi_mm: 140, roi_px: 132, crop: 120, patch: 52, top: 34}\naugmentation: {jitter_px: 4}\n"
+    "model: {width: 4}\n",
 }
 
 
