@@ -272,7 +272,7 @@ class TestLimits:
 
     def test_nested_sequences(self):
         level = struct.pack("<HH2sHL", 0x0040, 0xA730, b"SQ", 0, 0xFFFFFFFF) + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
-        assert "RecursionError" in refusal(self.before_pixels(level * 20000))
+        assert "reading the header failed" in refusal(self.before_pixels(level * 20000))
 
     def test_endless_items(self):
         items = b"\xfe\xff\x00\xe0\0\0\0\0" * 200_000

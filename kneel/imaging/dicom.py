@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 from kneel.imaging.decode import choose_frame, decode_frame, read_format
 from kneel.imaging.header import Header, library_errors
 from kneel.imaging.parse import PixelElement, dataset_pixels, parse_dicom
-from kneel.imaging.radiograph import Radiograph, RadiographError, SpacingKind
+from kneel.imaging.radiograph import Radiograph, RadiographError
 from kneel.imaging.raster import read_raster
 from kneel.imaging.tags import Spacing, columns_reversed, read_laterality, read_spacing, read_view, valid_spacing
 from kneel.imaging.values import grey_levels
@@ -86,11 +86,10 @@ def read_radiograph(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            radiograph = _read(source, name, given, frame, max_megapixels)
+            return _read(source, name, given, frame, max_megapixels)
     except RadiographError as error:
         error.source = name
         raise
-    return radiograph
 
 
 def _read(source: Source, name: str, given: Spacing | None, frame: int | None, max_megapixels: float) -> Radiograph:
@@ -117,11 +116,11 @@ def _from_dicom(
     stored = decode_frame(header, pixels, form, choose_frame(frame, form.frames))
     grey, padding = grey_levels(stored, header, little_endian=pixels.syntax.is_little_endian)
     _check_contrast(grey, padding)
-    spacing, spacing_kind = (given, _GIVEN) if given else read_spacing(header)
+    spacing, spacing_kind = read_spacing(header)
     return Radiograph(
         pixels=_freeze(grey),
-        spacing_mm=spacing,
-        spacing_kind=spacing_kind,
+        spacing_mm=given or spacing,
+        spacing_kind="given" if given else spacing_kind,
         laterality=read_laterality(header),
         view=read_view(header),
         modality=header.text("Modality"),
@@ -136,17 +135,12 @@ def _from_dicom(
     )
 
 
-_GIVEN: SpacingKind = "given"
-
-
 def _check_spacing(spacing_mm: float | Spacing | None) -> Spacing | None:
     """Return the caller's spacing as (row, column)."""
     if spacing_mm is None:
         return None
-    pair = (
-        np.broadcast_to(np.asarray(spacing_mm, float), 2) if np.ndim(spacing_mm) == 0 else np.asarray(spacing_mm, float)
-    )
-    spacing = valid_spacing(tuple(pair.tolist()))
+    lengths = np.atleast_1d(np.asarray(spacing_mm, float)).ravel().tolist()
+    spacing = valid_spacing(tuple(lengths * 2 if np.ndim(spacing_mm) == 0 else lengths))
     if spacing is None:
         raise ValueError(f"spacing_mm is {spacing_mm!r}; one or two lengths from 0.005 to 10 mm are valid")
     return spacing

@@ -141,16 +141,10 @@ def decode_by_gdcm(code: bytes, stream: Codestream, *, lossless: bool, rgb: bool
         raise RadiographError(
             f"the compressed image is of JPEG process FF{stream.process:02X}, not of its transfer syntax"
         )
-    fragment = gdcm.Fragment()
-    fragment.SetByteStringValue(_keep_pixels(code))
-    fragments = gdcm.SequenceOfFragments.New()
-    fragments.AddFragment(fragment)
-    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
-    element.SetValue(fragments.__ref__())
     image = gdcm.Image()
     image.SetNumberOfDimensions(2)
     image.SetDimensions((stream.columns, stream.rows, 1))
-    image.SetDataElement(element)
+    image.SetDataElement(_gdcm_element(_keep_pixels(code)))
     colour = gdcm.PhotometricInterpretation.RGB if rgb else gdcm.PhotometricInterpretation.YBR_FULL
     kind = gdcm.PhotometricInterpretation.MONOCHROME2 if stream.samples == 1 else colour
     image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(kind))
@@ -161,6 +155,17 @@ def decode_by_gdcm(code: bytes, stream: Codestream, *, lossless: bool, rgb: bool
     buffer = image.GetBuffer().encode("utf-8", "surrogateescape")
     shape = (stream.rows, stream.columns) if stream.samples == 1 else (stream.rows, stream.columns, stream.samples)
     return np.frombuffer(buffer, f"<u{size}").reshape(shape)
+
+
+def _gdcm_element(code: bytes) -> gdcm.DataElement:
+    """Return a codestream as GDCM's pixel data element."""
+    fragment = gdcm.Fragment()
+    fragment.SetByteStringValue(code)
+    fragments = gdcm.SequenceOfFragments.New()
+    fragments.AddFragment(fragment)
+    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
+    element.SetValue(fragments.__ref__())
+    return element
 
 
 def _keep_pixels(code: bytes) -> bytes:
