@@ -1,0 +1,183 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from kneel.dataset import LandmarkSample
+from kneel.engine.folds import LeakageError
+from kneel.engine.snapshot import load_snapshot
+from kneel.experiment import LandmarkExperiment
+from kneel.metrics import error_summary, radial_errors
+from kneel.network import build_network
+from kneel.phantom.cohort import write_cohort
+from kneel.stage import Stage
+from kneel.train import LandmarkTask, grey_statistics, train_landmarks
+
+SETTINGS = {
+    "task": "lc",
+    "data": {"source": "phantom"},
+    "roi": {"spacing_mm": 2.0, "size": (64, 64)},
+    "model": {"width": 8, "depth": 2, "dropout": 0.0},
+    "training": {"epochs": 1, "batch_size": 8, "learning_rate": 3e-3, "monitor": "error_mm", "mode": "min"},
+}
+
+
+def experiment(**changes):
+    return LandmarkExperiment.model_validate({**SETTINGS, **changes})
+
+
+def spot_samples(count, seed, landmarks=1):
+    """Pictures with a bright spot; every landmark is its centre."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:64, :64]
+    samples = []
+    for number in range(count):
+        center = rng.uniform(14, 50, 2)
+        picture = 200 * np.exp(-((x - center[0]) ** 2 + (y - center[1]) ** 2) / 40) + rng.uniform(0, 40, (64, 64))
+        samples.append(LandmarkSample(picture.astype(np.uint8), np.tile(center, (landmarks, 1)), f"{seed}-{number}", 0))
+    return samples
+
+
+def task_with(train, val, **changes):
+    task = LandmarkTask(experiment(**changes), None, name="spots")
+    task.__dict__["samples"] = (train, val)  # in place of the cached property, which would read files
+    return task
+
+
+@pytest.mark.slow
+def test_a_spot_is_learnt_to_within_a_pixel():
+    torch.manual_seed(0)
+    task = task_with(spot_samples(96, 1), spot_samples(24, 2), loss={"spread": 0.1})
+    net = task.build_model()
+    optimizer = torch.optim.Adam(net.parameters(), 5e-3)
+    train, val = (torch.utils.data.default_collate([data[i] for i in range(len(data))]) for data in datasets(task))
+    for _ in range(12):
+        for rows in torch.randperm(96).split(16):
+            optimizer.zero_grad()
+            task.training_loss(net, {key: value[rows] for key, value in train.items()}).backward()
+            optimizer.step()
+    net.eval()
+    with torch.no_grad():
+        outputs = {key: value.numpy() for key, value in task.predict(net, val).items()}
+    metrics = task.metrics(outputs)
+    assert metrics["error_mm"] < 2.0  # one pixel of 2 mm; the answer "in the middle" is off by 29 mm
+    assert metrics["error_mm"] == pytest.approx(radial_errors(outputs["points"], outputs["truth"], 2.0).mean())
+
+
+def datasets(task):
+    return task.train_dataset(), task.val_dataset()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss": {"width": 5.0}},
+        {"loss": {"curvature": 1.0}},
+        {"loss": {"spread": 1.0}},
+        {"mixup": {"alpha": 0.75, "variant": "kneel"}},
+        {"mixup": {"alpha": 0.75, "variant": "zhang"}},
+    ],
+    ids=str,
+)
+def test_every_loss_switch_changes_the_loss(changes):
+    samples = spot_samples(4, 1)
+    losses = []
+    for settings in ({}, changes):
+        task = task_with(samples, samples, **settings)
+        torch.manual_seed(0)
+        net = task.build_model()
+        batch = torch.utils.data.default_collate([task.val_dataset()[i] for i in range(4)])
+        losses.append(float(task.training_loss(net, batch).detach()))
+    assert losses[0] != losses[1]
+
+
+def test_hidden_points_do_not_train():
+    task = task_with(spot_samples(4, 1), spot_samples(2, 2))
+    net = task.build_model()
+    batch = torch.utils.data.default_collate([task.val_dataset()[i] for i in range(2)])
+    hidden = {**batch, "visible": torch.zeros(2, 1, dtype=torch.bool)}
+    assert float(task.training_loss(net, hidden).detach()) == 0
+
+
+def test_the_snapshot_rebuilds_the_network_and_knows_its_knee(tmp_path):
+    for part, seed in (("train", 1), ("val", 2)):
+        write_cohort(tmp_path / part, 4, seed=seed, spacing_mm=0.5, implant_fraction=0, single_knee_fraction=0)
+    model = {"width": 4, "depth": 2}
+    hc = experiment(task="hc", model=model)
+    result = train_landmarks(hc, tmp_path, tmp_path / "w", name="hc")
+    weights, meta = load_snapshot(result.path_best)
+    net = build_network(meta["network"]).eval()
+    net.load_state_dict(weights)
+    assert meta["task"] == "hc"
+    assert meta["name"] == "hc"
+    assert meta["subjects"] == {"train": 4, "val": 4}
+    stage = Stage.from_snapshots([result.path_best], "hc", device=torch.device("cpu"))
+    assert stage.size == (64, 64)
+    assert 50 < np.ptp(stage.shape.points[:, 0]) < 120  # a knee is some 80 mm wide
+    picture = np.random.default_rng(0).random((64, 64), dtype=np.float32)
+    with torch.no_grad():
+        expected = net(torch.from_numpy(picture)[None, None]).points[0].numpy()
+    np.testing.assert_allclose(stage(picture)[0], expected, atol=1e-4)
+    with pytest.raises(ValueError, match="trained for 'hc', needed is 'lc'"):
+        Stage.from_snapshots([result.path_best], "lc", device=torch.device("cpu"))
+
+
+def test_transfer_takes_all_but_the_last_layer(tmp_path):
+    for part, seed in (("train", 1), ("val", 2)):
+        write_cohort(tmp_path / part, 3, seed=seed, spacing_mm=0.5, implant_fraction=0, single_knee_fraction=0)
+    model = {"width": 4, "depth": 2}
+    result = train_landmarks(experiment(model=model), tmp_path, tmp_path / "w", name="lc")
+    weights, _ = load_snapshot(result.path_best)
+    task = LandmarkTask(experiment(task="hc", model=model), tmp_path, name="hc", transfer=result.path_best)
+    started = task.build_model().state_dict()
+    same = {name for name in weights if torch.equal(weights[name], started[name])}
+    assert {name for name in weights if ".out_block." not in name} == same
+    with pytest.raises(FileNotFoundError, match="train nothing first"):
+        train_landmarks(experiment(transfer="nothing", model=model), tmp_path, tmp_path / "w", name="hc")
+
+
+def test_a_subject_on_both_sides_is_refused(tmp_path):
+    for part in ("train", "val"):
+        write_cohort(tmp_path / part, 3, seed=1, spacing_mm=0.5)
+    with pytest.raises(LeakageError, match="9010000"):
+        _ = LandmarkTask(experiment(), tmp_path, name="lc").samples
+
+
+def test_folds_hold_each_subject_out_once(tmp_path):
+    write_cohort(tmp_path / "all", 6, seed=1, spacing_mm=0.5, single_knee_fraction=0)
+    held_out = []
+    for fold in range(3):
+        source = {"source": "phantom", "train": "all", "val": None}
+        train, val = LandmarkTask(experiment(data=source, folds=3), tmp_path, name="lc", fold=fold).samples
+        assert not {s.subject_id for s in train} & {s.subject_id for s in val}
+        held_out += [s.subject_id for s in val]
+    assert len(held_out) == 12
+    assert len(set(held_out)) == 6
+    with pytest.raises(ValueError, match="fold 3: must be 0 to 2"):
+        LandmarkTask(experiment(folds=3), tmp_path, name="lc", fold=3)
+
+
+def test_grey_statistics_are_numpys():
+    pictures = [np.random.default_rng(i).integers(0, 256, (20, 30 + i)).astype(np.uint8) for i in range(3)]
+    pixels = np.concatenate([picture.ravel() for picture in pictures]) / 255
+    assert grey_statistics(pictures) == (pytest.approx(pixels.mean(), abs=1e-6), pytest.approx(pixels.std(), abs=1e-6))
+
+
+def test_error_summary_by_hand():
+    errors = [[0.0, 1.0], [2.0, 10.0]]
+    assert error_summary(errors) == {
+        "error_mm": 3.25,
+        "median_mm": 1.5,
+        "within_1mm": 0.5,
+        "within_1.5mm": 0.5,
+        "within_2mm": 0.75,
+        "within_2.5mm": 0.75,
+        "outliers": 0.5,
+    }
+    np.testing.assert_allclose(radial_errors([3.0, 4.0], [0.0, 0.0], (1.0, 2.0)), np.hypot(3, 8))
+
+
+def test_an_experiment_reads_its_yaml_lists_as_pairs(tmp_path):
+    text = json.dumps({**SETTINGS, "roi": {"spacing_mm": 2.0, "size": [64, 64]}})
+    assert LandmarkExperiment.model_validate_json(text).roi.size == (64, 64)
