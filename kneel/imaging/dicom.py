@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 import warnings
 from pathlib import Path
 from typing import BinaryIO
@@ -38,6 +39,34 @@ _MAGIC = {
 }
 _FIRST_TAGS = (b"\x02\x00\x00\x00", b"\x02\x00\x01\x00", b"\x08\x00", b"\x00\x08\x00")
 """How a DICOM dataset without preamble begins: group 2 or 8, in either byte order."""
+
+
+class _Quiet:
+    """Silences warnings while at least one thread is inside.
+
+    `warnings.catch_warnings` puts back what it found, so of two threads that overlap the later one would put back the
+    silence of the earlier, for good.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._before.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()
 
 
 def read_radiograph(
@@ -76,16 +105,15 @@ def read_radiograph(
 
     Notes
     -----
-    Warnings of pydicom about sloppy files are silenced while reading, by a means that is not safe between threads of
-    one process: use processes to read several films at once.
+    Warnings, of which pydicom has many about sloppy files, are silenced in the whole process while a film is read.
+    Several threads may read at once.
     """
     given = _check_spacing(spacing_mm)
     if frame is not None and (isinstance(frame, bool) or not isinstance(frame, int)):
         raise TypeError(f"frame is {frame!r}; an integer or None is valid")
     name = _name_of(source)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _QUIET:
             return _read(source, name, given, frame, max_megapixels)
     except RadiographError as error:
         error.source = name
