@@ -187,6 +187,14 @@ def test_compressed_image_of_another_size_is_refused():
         read_radiograph(files.to_bytes(turned))
 
 
+@pytest.mark.parametrize("syntax", [uid.RLELossless, uid.JPEGLosslessSV1, uid.JPEG2000])
+def test_empty_fragment_is_refused(syntax):
+    dataset = files.make_dataset(files.film(), PixelData=b"\xfe\xff\x00\xe0\0\0\0\0" * 2)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    with pytest.raises(RadiographError, match="nothing in the fragment of frame 0"):
+        read_radiograph(dataset)
+
+
 def test_codestream_without_end_is_refused():
     pixels = files.film(bits=8)
     code = files.image_file(pixels, "JPEG")

@@ -179,7 +179,7 @@ def decode_frame(header: Header, pixels: PixelElement, form: PixelFormat, frame:
         raise tag_error("TransferSyntaxUID", f"{pixels.syntax} ({pixels.syntax.name})", supported)
     code = _find_frame(header, pixels, form, frame)
     if pixels.syntax == uid.RLELossless:
-        return _run_decoder(encaps.encapsulate([code]), pixels, form, 0)
+        return _run_decoder(code, pixels, form, 0)
     stream, code = read_codestream(code)
     _check_codestream(stream, form, pixels.syntax)
     lossless = pixels.syntax in (uid.JPEGLossless, uid.JPEGLosslessSV1)
@@ -187,7 +187,7 @@ def decode_frame(header: Header, pixels: PixelElement, form: PixelFormat, frame:
         with library_errors(f"decoding {pixels.syntax.name}"):
             values = decode_by_gdcm(code, stream, lossless=lossless, rgb=form.photometric == "RGB")
         return StoredPixels(values, form.photometric, form.bits_stored, form.signed)
-    decoded = _run_decoder(encaps.encapsulate([code]), pixels, form, 0)
+    decoded = _run_decoder(code, pixels, form, 0)
     if pixels.syntax in _KEEPS_PRECISION:
         # The codestream says what the pixels are; the decoder has extended their sign accordingly.
         return StoredPixels(decoded.values, decoded.photometric, stream.precision, form.signed)
@@ -217,8 +217,9 @@ def _run_decoder(data: bytes | memoryview, pixels: PixelElement, form: PixelForm
     if native:
         options["view_only"] = True
     with library_errors(f"decoding {pixels.syntax.name}"):
+        source = data if native else encaps.encapsulate([bytes(data)])
         values, properties = get_decoder(pixels.syntax).as_array(
-            data, index=frame, raw=True, decoding_plugin=_PLUGINS.get(pixels.syntax, ""), **options
+            source, index=frame, raw=True, decoding_plugin=_PLUGINS.get(pixels.syntax, ""), **options
         )
         if not values.flags.aligned or not values.dtype.isnative:
             values = values.astype(values.dtype.newbyteorder("="))
@@ -233,7 +234,10 @@ def _find_frame(header: Header, pixels: PixelElement, form: PixelFormat, frame: 
         raise RadiographError(f"truncated: {name_tag('PixelData')} has no sequence delimiter at its end")
     offsets = _extended_offsets(header)
     with library_errors("finding the compressed frame"):
-        return encaps.get_frame(data, frame, number_of_frames=form.frames, extended_offsets=offsets)
+        code = encaps.get_frame(data, frame, number_of_frames=form.frames, extended_offsets=offsets)
+    if not code:
+        raise RadiographError(f"truncated: {name_tag('PixelData')} has nothing in the fragment of frame {frame}")
+    return code
 
 
 def _check_length(length: int, form: PixelFormat) -> None:
