@@ -10,7 +10,10 @@ BIN := .venv/bin
 .PHONY: demo test format clean
 
 demo: .venv/installed
-	PATH="$(CURDIR)/$(BIN):$$PATH" ./run_experiments.sh
+	DEMO=demo ./run_experiments.sh
+	$(BIN)/python scripts/evaluate_cohort.py --cohort demo/data/test --weights demo/runs --out demo/evaluation
+	$(BIN)/deepknee read demo/data/test/films --weights demo/runs --out demo/report
+	@echo "Open demo/report/report.html to see the films read; demo/evaluation holds the errors against the truth."
 
 test: .venv/installed
 	$(BIN)/ruff format --check .

@@ -17,16 +17,16 @@ python=$here/.venv/bin/python
 [ -x "$python" ] || python=python3
 
 if [ -z "${DATA_ROOT:-}" ] && [ -z "${EXPERIMENTS:-}" ]; then
-    demo=${DEMO:-demo}
+    demo=${DEMO:-demo} # where it goes
     DATA_ROOT=$demo/data
     WORKDIR=${WORKDIR:-$demo/runs}
     EXPERIMENTS=$here/demo_experiments
     jobs=$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1)
     cohort() {
         [ -e "$DATA_ROOT/$1/films.csv" ] || "$python" "$here/scripts/data_stuff/make_phantom_cohort.py" \
-            --out "$DATA_ROOT/$1" --n "$2" --seed "$3" --spacing 0.2 --jobs "$jobs"
+            --out "$DATA_ROOT/$1" --n "$2" --seed "$3" --spacing 0.2 --implants 0 --jobs "$jobs"
     }
-    cohort train "${DEMO_FILMS:-200}" 1
+    cohort train 200 1
     cohort val 40 2
     cohort test 40 3
 fi

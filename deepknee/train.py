@@ -21,7 +21,7 @@ from deepknee.model import GRADES, MIN_PATCH, KneeNet
 from deepknee.patches import PatchGeometry
 from deepknee.sources import Source
 from kneel.engine.board import Board
-from kneel.engine.config import Settings, TrainingConfig
+from kneel.engine.config import ConfigError, Settings, TrainingConfig
 from kneel.engine.fit import FitResult, fit
 
 
@@ -92,15 +92,17 @@ class GradingTask:
         What to train.
     data_root : Path
         Folder that the experiment's data paths start from.
+    name : str
+        Name of the experiment.
     fold : int
         Held-out fold, where the data have no validation set of their own; 0 where they have one.
     """
 
-    def __init__(self, experiment: GradingExperiment, data_root: Path, *, fold: int = 0) -> None:
+    def __init__(self, experiment: GradingExperiment, data_root: Path, *, name: str, fold: int = 0) -> None:
         folds = experiment.folds if experiment.data.val is None else 1
         if not 0 <= fold < folds:
-            raise ValueError(f"fold = {fold}: must be 0 to {folds - 1}")
-        self.experiment, self.data_root, self.fold = experiment, data_root, fold
+            raise ConfigError(f"fold = {fold}: must be 0 to {folds - 1}")
+        self.experiment, self.data_root, self.name, self.fold = experiment, data_root, name, fold
 
     @cached_property
     def knees(self) -> tuple[GradedKnees, GradedKnees]:
@@ -162,6 +164,7 @@ class GradingTask:
         parts = zip(("train", "val"), self.knees, strict=True)
         return {
             "task": TASK,
+            "name": self.name,
             "experiment": self.experiment.model_dump(mode="json", exclude={"training"}),
             "fold": self.fold,
             **self.settings.model_dump(mode="json"),
@@ -234,7 +237,7 @@ def train_grader(
     DatasetError, LeakageError
         The data cannot be used.
     """
-    task = GradingTask(experiment, data_root, fold=fold)
+    task = GradingTask(experiment, data_root, name=name, fold=fold)
     return fit(
         task,
         experiment.training,

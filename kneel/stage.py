@@ -80,6 +80,8 @@ class Stage:
             weights, meta = load_snapshot(path)
             if meta["task"] != task:
                 raise ValueError(f"{path}: trained for {meta['task']!r}, needed is {task!r}")
+            if "spread_mm" not in meta.get("metrics", {}):
+                raise ValueError(f"{path}: no metrics.spread_mm: without it nothing tells a knee from noise")
             net = build_network(meta["network"])
             net.load_state_dict(weights)
             nets.append(net)

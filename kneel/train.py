@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from kneel.augment import training_transform, validation_transform
 from kneel.dataset import LandmarkDataset, LandmarkSample, PhantomSource, load_samples
 from kneel.engine.board import Board
+from kneel.engine.config import ConfigError
 from kneel.engine.fit import FitResult, fit
 from kneel.engine.folds import check_leakage, grouped_folds
 from kneel.engine.snapshot import load_snapshot
@@ -41,7 +42,7 @@ class LandmarkTask:
     name : str
         Name of the experiment.
     fold : int
-        Held-out fold, where the data have no validation set of their own.
+        Held-out fold, where the data have no validation set of their own; 0 where they have one.
     transfer : Path or None
         Snapshot to start from.
     """
@@ -55,8 +56,9 @@ class LandmarkTask:
         fold: int = 0,
         transfer: Path | None = None,
     ) -> None:
-        if not 0 <= fold < experiment.folds:
-            raise ValueError(f"fold {fold}: must be 0 to {experiment.folds - 1}")
+        folds = 1 if getattr(experiment.data, "val", None) else experiment.folds
+        if not 0 <= fold < folds:
+            raise ConfigError(f"fold = {fold}: must be 0 to {folds - 1}")
         self.experiment, self.name, self.fold = experiment, name, fold
         self.data_root, self.transfer = data_root, transfer
 

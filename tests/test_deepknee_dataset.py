@@ -134,7 +134,6 @@ def test_cohort_films_are_cut_around_the_joint_centre(cohort: Path) -> None:
         assert np.corrcoef(expected.ravel(), roi.ravel().astype(float))[0, 1] > 0.97
 
 
-@pytest.mark.filterwarnings("ignore:The least populated class")  # eight knees, five grades
 def test_folds_of_a_cohort_partition_its_subjects(cohort: Path) -> None:
     source = PhantomSource(source="phantom", val=None)
     held_out = []

@@ -51,7 +51,7 @@ def test_a_training_learns_and_its_snapshot_grades(root: Path, tmp_path: Path) -
     result = train_grader(settings, root, tmp_path, name="small")
     assert result.path_best == tmp_path / "small" / "fold_0" / "best.safetensors"
     assert result.best_metric > 0.6
-    task = GradingTask(settings, root)
+    task = GradingTask(settings, root, name="kl")
     grade = Grader.from_snapshots([result.path_best]).predict(task.knees[1].rois)
     found = task.metrics({"probabilities": grade.probabilities, "grades": task.knees[1].grades})
     assert found["kappa"] == pytest.approx(result.best_metric, abs=1e-6)
@@ -70,7 +70,7 @@ def test_the_same_seed_trains_the_same_network(root: Path, tmp_path: Path) -> No
 
 
 def test_epochs_are_balanced_and_each_draws_anew(root: Path, tmp_path: Path) -> None:
-    task = GradingTask(experiment(tmp_path, EXPERIMENT + "sampling: {samples: 20000}\n"), root)
+    task = GradingTask(experiment(tmp_path, EXPERIMENT + "sampling: {samples: 20000}\n"), root, name="kl")
     draws = []
     for seed in (1, 2):
         sampler = task.train_sampler(task.train_dataset(), torch.Generator().manual_seed(seed))
@@ -82,7 +82,7 @@ def test_epochs_are_balanced_and_each_draws_anew(root: Path, tmp_path: Path) -> 
 
 
 def test_without_balance_the_order_is_the_engines(root: Path, tmp_path: Path) -> None:
-    task = GradingTask(experiment(tmp_path, EXPERIMENT + "sampling: {balanced: false}\n"), root)
+    task = GradingTask(experiment(tmp_path, EXPERIMENT + "sampling: {balanced: false}\n"), root, name="kl")
     assert task.train_sampler(task.train_dataset(), torch.Generator()) is None
 
 
@@ -95,7 +95,7 @@ def test_statistics_cover_both_patches() -> None:
 
 
 def test_statistics_are_those_of_the_training_knees(root: Path, tmp_path: Path) -> None:
-    task = GradingTask(experiment(tmp_path), root)
+    task = GradingTask(experiment(tmp_path), root, name="kl")
     geometry = task.experiment.geometry
     assert isinstance(task.knees[0], GradedKnees)
     found = task.settings.intensity
@@ -139,4 +139,4 @@ def test_mistakes_in_a_file_are_refused(tmp_path: Path, line: str, words: str) -
 
 def test_folds_of_a_fixed_split_are_refused(root: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="fold = 1: must be 0 to 0"):
-        GradingTask(experiment(tmp_path), root, fold=1)
+        GradingTask(experiment(tmp_path), root, fold=1, name="kl")

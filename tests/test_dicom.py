@@ -10,13 +10,13 @@ import tracemalloc
 import warnings
 import zlib
 
+import dicom_files as files
 import numpy as np
 import pytest
 from pydicom import uid
 from pydicom.dataset import Dataset
 
 from kneel.imaging import RadiographError, normalize_percentiles, read_radiograph
-from tests import dicom_files as files
 
 
 def refusal(source, **options):

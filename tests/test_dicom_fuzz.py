@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Callable
 
+import dicom_files as files
 import numpy as np
 import pytest
 from pydicom import uid
@@ -11,7 +12,6 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from kneel.imaging import Radiograph, RadiographError, normalize_percentiles, read_radiograph
-from tests import dicom_files as files
 
 CASES_PER_FILE = 250
 KEYWORDS = """

@@ -3,13 +3,13 @@
 import io
 
 import cv2
+import dicom_files as files
 import gdcm
 import numpy as np
 import pytest
 from pydicom import dcmread, encaps, uid
 
 from kneel.imaging import RadiographError, read_radiograph
-from tests import dicom_files as files
 
 
 def signed(pixels, bits):

@@ -1,12 +1,12 @@
 """Millimetres, side, view and identity."""
 
+import dicom_files as files
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from kneel.imaging import read_radiograph
-from tests import dicom_files as files
 
 
 def read(**tags):

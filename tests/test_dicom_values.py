@@ -1,12 +1,12 @@
 """From stored values to bright bone: bits, padding, tables, polarity. Expected values are worked by hand."""
 
+import dicom_files as files
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from kneel.imaging import RadiographError, normalize_percentiles, read_radiograph
-from tests import dicom_files as files
 
 
 def read(values, dtype=np.uint16, **tags):

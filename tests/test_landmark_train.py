@@ -154,8 +154,10 @@ def test_folds_hold_each_subject_out_once(tmp_path):
         held_out += [s.subject_id for s in val]
     assert len(held_out) == 12
     assert len(set(held_out)) == 6
-    with pytest.raises(ValueError, match="fold 3: must be 0 to 2"):
-        LandmarkTask(experiment(folds=3), tmp_path, name="lc", fold=3)
+    with pytest.raises(ValueError, match="fold = 3: must be 0 to 2"):
+        LandmarkTask(experiment(data=source, folds=3), tmp_path, name="lc", fold=3)
+    with pytest.raises(ValueError, match="fold = 1: must be 0 to 0"):  # a validation set of its own: one fold only
+        LandmarkTask(experiment(), tmp_path, name="lc", fold=1)
 
 
 def test_grey_statistics_are_numpys():

@@ -145,7 +145,7 @@ def untrained(folder):
     for task, points, size in (("lc", 1, (64, 96)), ("hc", 16, (64, 64))):
         arguments = network_arguments(points, 0.5, 0.25, settings)
         meta = {"task": task, "experiment": {}, "fold": 0, "network": arguments}
-        meta |= {"roi": {"spacing_mm": 3.0, "size": size}}
+        meta |= {"roi": {"spacing_mm": 3.0, "size": size}, "metrics": {"spread_mm": 5.0}}
         if task == "hc":
             meta["shape"] = {"points": SHAPE_MM.tolist(), "residual": 1e6}  # whatever comes out is a knee
         (folder / task / "fold_0").mkdir(parents=True)

@@ -2,12 +2,12 @@ import io
 import struct
 
 import cv2
+import dicom_files as files
 import numpy as np
 import pytest
 from PIL import Image
 
 from kneel.imaging import RadiographError, read_radiograph
-from tests import dicom_files as files
 
 COLOUR = np.stack([files.film(bits=8, seed=s) for s in range(3)], axis=-1)
 DEEP_COLOUR = np.stack([files.film(bits=16, seed=s) for s in range(3)], axis=-1)

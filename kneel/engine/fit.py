@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from kneel.engine.board import Board, MetricsCsv
-from kneel.engine.config import TrainingConfig
+from kneel.engine.config import ConfigError, TrainingConfig
 from kneel.engine.loading import make_loader, train_batches, val_batches
 from kneel.engine.optim import build_optimizer, learning_rate
 from kneel.engine.record import Record, Row, claim_folder
@@ -245,7 +245,7 @@ def _accelerator(config: TrainingConfig, cpu: bool) -> Accelerator:
     # Accelerate keeps the precision of the first training in a process for all that follow; each has its own here.
     AcceleratorState._reset_state(reset_partial_state=True)
     if config.precision == "fp16" and (cpu or not torch.cuda.is_available()):
-        raise ValueError("precision = fp16: needs a CUDA device; on a CPU use bf16 or off")
+        raise ConfigError("precision = fp16: needs a CUDA device; on a CPU use bf16 or off")
     return Accelerator(cpu=cpu, mixed_precision="no" if config.precision == "off" else config.precision)
 
 
