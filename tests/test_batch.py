@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -233,6 +234,15 @@ def test_processes_answer_as_one_and_survive_a_crash(films, tmp_path):
     assert contents(tmp_path / "two" / "knees") == contents(tmp_path / "one" / "knees")
 
 
+@pytest.fixture
+def heeds_ctrl_c():
+    """A shell starts background jobs deaf to Ctrl-C, and a test runner may be one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_with_processes(films, tmp_path):
     write(films / "1.dcm", "stop R")
     for number in range(6, 12):
