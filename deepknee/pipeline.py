@@ -127,7 +127,7 @@ def read_knees(radiograph: Radiograph, localizer: KneeLocalizer, grader: Grader)
     if len(set(sides)) != len(sides) or not set(sides) <= {"L", "R"}:
         raise ReadingError(f"{radiograph.source}: sides of the knees are {sides}: must be L, R or one of each")
     film = _display(normalize_percentiles(radiograph.pixels, padding=radiograph.padding))
-    frames = [grader.frame(knee.center, knee.spacing_mm, _looks_like(knee.side, radiograph)) for knee in located]
+    frames = [grader.frame(knee.center, knee.spacing_mm, radiograph.look_of(knee.side)) for knee in located]
     rois = np.stack([frame.crop(film) for frame in frames])
     grade = grader.predict(rois)
     knees = zip(located, frames, rois, grade.probabilities, grade.attention, strict=True)
@@ -263,13 +263,6 @@ def _knee(
         spacing_kind=radiograph.spacing_kind,
         flags=tuple(dict.fromkeys([*located.flags, *_flags(radiograph, frame)])),
     )
-
-
-def _looks_like(side: Side, radiograph: Radiograph) -> Side:
-    """Return the side that a knee looks like: on a film that is seen from behind, the other one."""
-    if not radiograph.columns_reversed:
-        return side
-    return "R" if side == "L" else "L"
 
 
 def _flags(radiograph: Radiograph, frame: RoiFrame) -> list[str]:

@@ -198,7 +198,7 @@ def read_film(film: CohortFilm, geometry: PatchGeometry, contrast: Contrast) -> 
     picture = np.rint(255 * normalize_percentiles(radiograph.pixels, padding=radiograph.padding)).astype(np.uint8)
     knees = []
     for knee in film.knees:
-        roi = geometry.frame(knee.film_points(spacing)[CENTER], spacing, knee.side).crop(picture)
+        roi = geometry.frame(knee.film_points(spacing)[CENTER], spacing, radiograph.look_of(knee.side)).crop(picture)
         name = f"{film.path}, knee {knee.side}"
         knees.append(GradedKnee(adjust_contrast(roi, contrast), knee.kl, knee.subject_id, name))
     return knees

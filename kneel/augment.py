@@ -5,17 +5,25 @@ All randomness is torch's global generator, which the training engine seeds.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from kneel.engine.config import Settings
 
-Range = tuple[float, float]
+
+def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
+    low, high = bounds
+    if not 0 < low <= high:
+        raise ValueError("must be two positive numbers, the smaller one first")
+    return bounds
+
+
+Range = Annotated[tuple[float, float], AfterValidator(_rising)]
 
 
 class AugmentSettings(Settings):
@@ -218,7 +226,7 @@ def training_transform(settings: AugmentSettings, size: tuple[int, int]) -> v2.C
     settings : AugmentSettings
         What to vary and how much.
     size : (int, int)
-        Width and height of the outcome, pixels; smaller pictures are padded with black, larger ones cropped at random.
+        Width and height of the outcome, pixels: the middle of the moved picture, with black around small ones.
 
     Returns
     -------
@@ -227,11 +235,9 @@ def training_transform(settings: AugmentSettings, size: tuple[int, int]) -> v2.C
         perhaps outside.
     """
     s = settings
-    steps: list[torch.nn.Module] = [v2.ToDtype(torch.float32, scale=True)]
+    steps: list[torch.nn.Module] = [v2.ToDtype(torch.float32, scale=True), _PadTo(size)]
     if s.flip:
         steps.append(v2.RandomHorizontalFlip(s.flip))
-    # padded first, so that nothing that the window of `size` can show is lost to the borders of a small picture
-    steps.append(v2.RandomCrop(size[::-1], pad_if_needed=True))
     if s.rotation or s.shear or s.shift or s.scale != (1.0, 1.0):
         steps.append(
             PixelCentred(
@@ -244,6 +250,8 @@ def training_transform(settings: AugmentSettings, size: tuple[int, int]) -> v2.C
                 )
             )
         )
+    # last, so that rotations and shifts bring in what lies around the window, where the picture has it
+    steps.append(v2.CenterCrop(size[::-1]))
     if s.window:
         steps.append(RandomWindow(s.window))
     if s.gamma != (1.0, 1.0):
@@ -258,6 +266,19 @@ def training_transform(settings: AugmentSettings, size: tuple[int, int]) -> v2.C
     if s.jitter:
         steps.append(TargetJitter(s.jitter))
     return v2.Compose(steps)
+
+
+class _PadTo(v2.Transform):
+    """Add black around a picture that is smaller than the window, or a zoom would cut it at its own borders."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, image: tv_tensors.Image, points: tv_tensors.KeyPoints) -> tuple[Any, Any]:
+        height, width = image.shape[-2:]
+        target = max(height, self.size[1]), max(width, self.size[0])
+        return v2.CenterCrop(target)(image, points)
 
 
 def validation_transform(size: tuple[int, int]) -> v2.Compose:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -23,17 +23,18 @@ from tqdm import tqdm
 from kneel.engine.config import Settings
 from kneel.imaging.cohort import CohortFilm, read_cohort
 from kneel.imaging.dicom import read_radiograph
-from kneel.imaging.geometry import RoiFrame, Spacing
+from kneel.imaging.geometry import RoiFrame, Side, Spacing
 from kneel.imaging.radiograph import RadiographError, normalize_percentiles
 from kneel.imaging.schema import (
     CENTER,
     ROI_MM,
     ROI_SIZE,
     ROI_SPACING_MM,
+    AnnotationError,
     KneeAnnotation,
     read_annotations,
 )
-from kneel.windows import Part, search_window
+from kneel.windows import Part, half_with, search_window
 
 Stage = Literal["lc", "hc"]
 LC_SPACING_MM = 1.0  # of KNEEL's low-cost images
@@ -67,7 +68,8 @@ class KneelSource(Settings):
     annotations : str
         The CSV, below the data root.
     images : str
-        Folder of the pictures, below the data root: 466 x 466 ROIs at 0.3 mm, left knees mirrored, or 1 mm films.
+        Folder of the pictures, below the data root: 466 x 466 ROIs at 0.3 mm, left knees mirrored, or 1 mm films of
+        both knees. 8 bit, bright bone, after `kneel.imaging.radiograph.normalize_percentiles` of the whole film.
     """
 
     source: Literal["kneel_csv"]
@@ -119,6 +121,10 @@ class LandmarkDataset(Dataset[dict[str, Tensor]]):
         """Return the number of samples."""
         return len(self.samples)
 
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        """Go through all samples once."""
+        return (self[index] for index in range(len(self)))
+
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """Return ``picture`` (1, h, w) in [0, 1], ``points`` (M, 2) pixels, ``visible`` (M,) bool."""
         sample = self.samples[index]
@@ -168,6 +174,8 @@ def load_samples(
         cut = partial(_cut_film, stage=stage, spacing_mm=spacing_mm, margin=margin)
         return _in_parallel(cut, read_cohort(folder), str(folder))
     knees = read_annotations(folder / source.annotations)
+    if not knees:
+        raise AnnotationError(f"{folder / source.annotations}: holds no knee")
     images = folder / source.images
     if stage == "hc":
         return _in_parallel(partial(_read_roi, images, spacing_mm=spacing_mm), knees, str(images))
@@ -206,51 +214,81 @@ def _cut_film(film: CohortFilm, *, stage: Stage, spacing_mm: float, margin: floa
         raise RadiographError(f"{film.path}: no spacing, so annotations in mm cannot be placed on it")
     grey = normalize_percentiles(radiograph.pixels, padding=radiograph.padding)
     picture = np.rint(grey * 255).astype(np.uint8)
-    if stage == "lc":
-        return half_film_samples(picture, film.knees, radiograph.spacing_mm, spacing_mm=spacing_mm)
-    return [_roi_sample(picture, knee, radiograph.spacing_mm, spacing_mm, margin) for knee in film.knees]
+    sides: list[Side] = [radiograph.look_of(knee.side) for knee in film.knees]
+    points = [knee.film_points(radiograph.spacing_mm) for knee in film.knees]
+    if stage == "hc":
+        return [
+            _roi_sample(picture, knee, at, side, radiograph.spacing_mm, spacing_mm, margin)
+            for knee, at, side in zip(film.knees, points, sides, strict=True)
+        ]
+    # both knees may be on the film although one is annotated
+    halves = len(film.knees) == 2 or radiograph.laterality == "B"
+    return [
+        center_sample(picture, knee, at, side, radiograph.spacing_mm, spacing_mm=spacing_mm, halves=halves)
+        for knee, at, side in zip(film.knees, points, sides, strict=True)
+    ]
 
 
-def half_film_samples(
-    film: NDArray[np.uint8], knees: Sequence[KneeAnnotation], film_spacing_mm: Spacing, *, spacing_mm: float
-) -> list[LandmarkSample]:
-    """Cut the half of a two-knee film, or the whole of a one-knee film, around each annotated joint centre.
+def center_sample(
+    film: NDArray[np.uint8],
+    knee: KneeAnnotation,
+    points: NDArray[np.float64],
+    look: Side,
+    film_spacing_mm: Spacing,
+    *,
+    spacing_mm: float,
+    halves: bool,
+) -> LandmarkSample:
+    """Cut the part of a film in which reading would look for a knee's joint centre.
 
     Parameters
     ----------
     film : ndarray, shape (H, W), uint8
         The film, bright bone.
-    knees : sequence of KneeAnnotation
-        One or two.
+    knee : KneeAnnotation
+        Whose it is.
+    points : ndarray, shape (16, 2)
+        Its landmarks in film pixels.
+    look : {"L", "R"}
+        ``"L"`` mirrors the picture.
     film_spacing_mm : (float, float)
         (row, column) spacing of the film.
     spacing_mm : float
-        mm per pixel of the pictures.
+        mm per pixel of the picture.
+    halves : bool
+        Whether the film shows both knees: then the half that holds the centre is cut, else all of it.
 
     Returns
     -------
-    list of LandmarkSample
-        One point each: landmark `CENTER`.
+    LandmarkSample
+        One point: landmark `CENTER`.
+
+    Raises
+    ------
+    RadiographError
+        The centre lies outside the film: picture and table do not belong together, or not at this spacing.
     """
-    samples = []
-    for knee in knees:
-        center = knee.film_points(film_spacing_mm)[CENTER]
-        part: Part = "whole"
-        if len(knees) == 2:
-            part = "left half" if center[0] < (film.shape[1] - 1) / 2 else "right half"
-        window = search_window(film, part, film_spacing_mm, side=knee.side, window_spacing_mm=spacing_mm)
-        points = window.frame.to_roi(center[None])
-        samples.append(LandmarkSample(window.picture, points, knee.subject_id, knee.kl))
-    return samples
+    center = points[CENTER]
+    height, width = film.shape
+    if not (0 <= center[0] < width and 0 <= center[1] < height):
+        place = f"({center[0]:.0f}, {center[1]:.0f}) of {width} x {height} pixels"
+        raise RadiographError(f"subject {knee.subject_id}, knee {knee.side}: the joint centre lies outside, at {place}")
+    part: Part = half_with(center[0], width) if halves else "whole"
+    window = search_window(film, part, film_spacing_mm, side=look, window_spacing_mm=spacing_mm)
+    return LandmarkSample(window.picture, window.frame.to_roi(center[None]), knee.subject_id, knee.kl)
 
 
 def _roi_sample(
-    film: NDArray[np.uint8], knee: KneeAnnotation, film_spacing_mm: Spacing, spacing_mm: float, margin: float
+    film: NDArray[np.uint8],
+    knee: KneeAnnotation,
+    points: NDArray[np.float64],
+    look: Side,
+    film_spacing_mm: Spacing,
+    spacing_mm: float,
+    margin: float,
 ) -> LandmarkSample:
-    points = knee.film_points(film_spacing_mm)
-    frame = RoiFrame.around(
-        points[CENTER], ROI_MM * (1 + margin), film_spacing_mm, side=knee.side, roi_spacing_mm=spacing_mm
-    )
+    extent = ROI_MM * (1 + margin)
+    frame = RoiFrame.around(points[CENTER], extent, film_spacing_mm, side=look, roi_spacing_mm=spacing_mm)
     return LandmarkSample(frame.crop(film), frame.to_roi(points), knee.subject_id, knee.kl)
 
 
@@ -271,5 +309,10 @@ def _read_roi(images: Path, knee: KneeAnnotation, *, spacing_mm: float) -> list[
 
 
 def _read_lc_film(images: Path, knees: Sequence[KneeAnnotation], *, spacing_mm: float) -> list[LandmarkSample]:
+    """Cut the halves of one of KNEEL's films; all of them show both knees, though most have one annotated."""
     picture = _read_picture(images / f"{knees[0].subject_id}.png")
-    return half_film_samples(picture, knees, (LC_SPACING_MM,) * 2, spacing_mm=spacing_mm)
+    spacing = (LC_SPACING_MM,) * 2
+    return [
+        center_sample(picture, knee, knee.film_points(spacing), knee.side, spacing, spacing_mm=spacing_mm, halves=True)
+        for knee in knees
+    ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from kneel.augment import AugmentSettings
-from kneel.dataset import Source
+from kneel.dataset import PhantomSource, Source
 from kneel.engine.config import Settings, TrainingConfig
+from kneel.metrics import METRICS
 from kneel.mixup import Variant
 from kneel.network import HourglassSettings
 
@@ -27,7 +28,7 @@ class RoiSettings(Settings):
     """
 
     spacing_mm: float = Field(gt=0)
-    size: tuple[int, int]
+    size: tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]]
     margin: float = Field(0.0, ge=0)
 
 
@@ -104,3 +105,16 @@ class LandmarkExperiment(Settings):
     transfer: str | None = None
     folds: int = Field(5, ge=2)
     training: TrainingConfig
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        """Refuse what cannot be, and what would do nothing."""
+        monitor, mode = self.training.monitor, self.training.mode
+        if METRICS.get(monitor) != mode:
+            valid = ", ".join(f"{name} ({best})" for name, best in METRICS.items())
+            raise ValueError(f"training.monitor = {monitor} with mode {mode}: must be one of {valid}")
+        if self.augment.flip and self.task == "hc":
+            raise ValueError(f"augment.flip = {self.augment.flip}: 16 landmarks have a lateral end; lc only")
+        if self.roi.margin and not (self.task == "hc" and isinstance(self.data, PhantomSource)):
+            raise ValueError(f"roi.margin = {self.roi.margin}: acts only where hc ROIs are cut from films")
+        return self

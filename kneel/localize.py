@@ -26,10 +26,12 @@ from kneel.windows import Part, search_window
 # points so many times as far from the mean knee as the training knees are
 WIDE, ODD = 3.0, 2.0
 MIN_CONFIDENCE = 0.1
+DOUBTFUL = 0.5
+CLEAR_LOOK = 1.05  # a look is clear when the landmarks of the other one are at least so much less sharp
+TWO_KNEES_MM = 300.0  # films from this width on are made for two knees
 MIN_SEPARATION_MM = 80.0  # of two joint centres on one film; knees are wider than that
 # heights in mm tried for a film without spacing: from a crop of the joint to a 43 cm cassette
 NOMINAL_HEIGHTS_MM = (100.0, 145.0, 210.0, 300.0, 430.0)
-_OTHER: dict[Side, Side] = {"L": "R", "R": "L"}
 PLAUSIBLE_SCALE = (0.7, 1.4)  # size of a knee against the mean; beyond it the spacing is doubted
 
 
@@ -67,12 +69,13 @@ class LocatedKnee:
     spread_px : ndarray, shape (16,)
         Root mean square radius of each heat map, film pixels.
     confidence : float
-        In [0, 1]; 1 is a mean knee with sharp heat maps. Not a probability.
+        In [0, 1]; 1 is a mean knee with sharp heat maps. Not a probability, and it says little of the side: a knee
+        seen the wrong way round is nearly as sure.
     spacing_mm : (float, float)
         (row, column) mm per film pixel that the ROI was cut with; nominal where the film has none.
     flags : tuple of str
-        What a reader should know: ``nominal_scale``, ``side_from_position``, ``side_from_image``,
-        ``low_confidence``, ``implausible_size``, ``reversed_columns``.
+        What a reader should know: ``nominal_scale``, ``side_from_position``, ``side_from_image``, ``side_uncertain``,
+        ``more_knees_than_named``, ``low_confidence``, ``implausible_size``, ``reversed_columns``.
     """
 
     side: Side
@@ -196,12 +199,13 @@ class KneeLocalizer:
             knees = self._at_any_scale(film, radiograph)
         if radiograph.columns_reversed:
             # all below speaks of what a knee looks like; on a film seen from behind, left knees look like right ones
-            knees = [replace(knee, side=_OTHER[knee.side], flags=("reversed_columns", *knee.flags)) for knee in knees]
+            flag = ("reversed_columns",)
+            knees = [replace(knee, side=radiograph.look_of(knee.side), flags=flag + knee.flags) for knee in knees]
         return sorted(knees, key=lambda knee: knee.side, reverse=True)
 
     def _at_any_scale(self, film: Picture, radiograph: Radiograph) -> list[LocatedKnee]:
         """Try the nominal heights, correct each by the size of the knees found, and keep the surest answer."""
-        best: list[LocatedKnee] = []
+        answers = []
         for height_mm in NOMINAL_HEIGHTS_MM:
             step = height_mm / film.shape[0]
             knees = self._at_spacing(film, radiograph, (step, step))
@@ -209,55 +213,70 @@ class KneeLocalizer:
                 sizes = [self._align(knee.landmarks, knee.spacing_mm, knee.side).scale for knee in knees]
                 step /= float(np.mean(sizes))
                 knees = self._at_spacing(film, radiograph, (step, step)) or knees
-            # on a tie of certainty the answer with more knees explains more of the film
-            if sum(knee.confidence for knee in knees) > sum(knee.confidence for knee in best):
-                best = knees
-        return [replace(knee, flags=("nominal_scale", *knee.flags)) for knee in best]
+            answers.append(knees)
+        return [replace(knee, flags=("nominal_scale", *knee.flags)) for knee in max(answers, key=_certainty)]
 
     def _at_spacing(self, film: Picture, radiograph: Radiograph, spacing_mm: Spacing) -> list[LocatedKnee]:
-        two = self._two_knees(film, radiograph, spacing_mm)
-        if len(two) == 2:
-            return two
-        one = self._one_knee(film, radiograph, spacing_mm)
-        return max(two, one, key=lambda knees: sum(knee.confidence for knee in knees))
+        """Believe in two knees first, then in the side that the header names, then in place and look together."""
+        by_place = self._two_knees(film, spacing_mm)
+        named = radiograph.laterality
+        if len(by_place) == 2:
+            conflict = ("more_knees_than_named",) if named in ("L", "R") else ()
+            flags = () if named == "B" else ("side_from_position", *conflict)
+            return [replace(knee, flags=(*flags, *knee.flags)) for knee in by_place]
+        if named == "L" or named == "R":
+            return self._looking_like(film, spacing_mm, radiograph.look_of(named))
+        by_look = self._one_knee(film, spacing_mm)
+        if not by_place or not by_look:
+            flag = "side_from_position" if by_place else "side_from_image"
+            return [replace(knee, flags=(flag, *knee.flags)) for knee in by_place or by_look]
+        # one knee, seen in a half and on the whole film: a film wide enough for two knees shows a right one at its left
+        wide = film.shape[1] * spacing_mm[1] >= TWO_KNEES_MM
+        knee, other = (by_place[0], by_look[0]) if wide else (by_look[0], by_place[0])
+        flags = ("side_from_position" if wide else "side_from_image",)
+        if knee.side != other.side and "side_uncertain" not in knee.flags:
+            flags = (*flags, "side_uncertain")
+        return [replace(knee, flags=(*flags, *knee.flags))]
 
-    def _two_knees(self, film: Picture, radiograph: Radiograph, spacing_mm: Spacing) -> list[LocatedKnee]:
+    def _two_knees(self, film: Picture, spacing_mm: Spacing) -> list[LocatedKnee]:
         """Look at the halves; a centre at the cut is half of one knee, and no knee of its own."""
         centers = find_joint_centers(film, spacing_mm, [("left half", "R"), ("right half", "L")], self.lc)
         x_mm = [center.center[0] * spacing_mm[1] for center in centers]
         middle_mm = (film.shape[1] - 1) / 2 * spacing_mm[1]
         if x_mm[1] - x_mm[0] < MIN_SEPARATION_MM or min(abs(x - middle_mm) for x in x_mm) < MIN_SEPARATION_MM / 4:
             return []
-        flags = () if radiograph.laterality == "B" else ("side_from_position",)
-        return self._believed(film, centers, spacing_mm, flags)
+        return self._believed(film, centers, spacing_mm)
 
-    def _one_knee(self, film: Picture, radiograph: Radiograph, spacing_mm: Spacing) -> list[LocatedKnee]:
-        """Look at the whole film, as the side that the header names, else as the side that it looks like more."""
-        named = radiograph.laterality
-        if named == "L" or named == "R":
-            sides: tuple[Side, ...] = (_OTHER[named] if radiograph.columns_reversed else named,)
-        else:
-            sides = ("R", "L")
-        flags = () if len(sides) == 1 else ("side_from_image",)
-        centers = find_joint_centers(film, spacing_mm, [("whole", side) for side in sides], self.lc)
-        knees = self._believed(film, centers, spacing_mm, flags)
-        return [max(knees, key=lambda knee: knee.confidence)] if knees else []
+    def _one_knee(self, film: Picture, spacing_mm: Spacing) -> list[LocatedKnee]:
+        """Look at the whole film both ways round; the way in which the landmarks are sharper names the side.
 
-    def _believed(
-        self, film: Picture, centers: Sequence[JointCenter], spacing_mm: Spacing, flags: tuple[str, ...]
-    ) -> list[LocatedKnee]:
+        Not the way with the surer answer: the joint-centre network is trained on both, and both are knees in shape.
+        """
+        looks: tuple[Side, Side] = ("R", "L")
+        answers = [knee for look in looks for knee in self._looking_like(film, spacing_mm, look)]
+        if len(answers) < 2:
+            return answers
+        sharp, blurred = sorted(answers, key=lambda knee: float(knee.spread_px.mean()))
+        clear = blurred.spread_px.mean() >= CLEAR_LOOK * sharp.spread_px.mean()
+        return [sharp if clear else replace(sharp, flags=("side_uncertain", *sharp.flags))]
+
+    def _looking_like(self, film: Picture, spacing_mm: Spacing, look: Side) -> list[LocatedKnee]:
+        """Look at the whole film for a knee that looks like one side."""
+        centers = find_joint_centers(film, spacing_mm, [("whole", look)], self.lc)
+        return self._believed(film, centers, spacing_mm)
+
+    def _believed(self, film: Picture, centers: Sequence[JointCenter], spacing_mm: Spacing) -> list[LocatedKnee]:
         """Read the knees at the centres; the landmark networks are not asked where the centre is unbelievable."""
         sure = [center for center in centers if self._confidence(center.spread_mm) >= MIN_CONFIDENCE]
-        knees = [self._knee(film, center, spacing_mm, flags) for center in sure]
+        knees = [self._knee(film, center, spacing_mm) for center in sure]
         return [knee for knee in knees if knee.confidence >= MIN_CONFIDENCE]
 
-    def _knee(self, film: Picture, center: JointCenter, spacing_mm: Spacing, flags: tuple[str, ...]) -> LocatedKnee:
+    def _knee(self, film: Picture, center: JointCenter, spacing_mm: Spacing) -> LocatedKnee:
         landmarks, spread = find_landmarks(film, center.center, center.side, spacing_mm, self.hc)
         alignment = self._align(landmarks, spacing_mm, center.side)
         mm = float(np.sqrt(spacing_mm[0] * spacing_mm[1]))
         confidence = self._confidence(center.spread_mm, float(spread.mean()) * mm, alignment.residual)
-        if confidence < 0.5:
-            flags = (*flags, "low_confidence")
+        flags = ("low_confidence",) if confidence < DOUBTFUL else ()
         if not PLAUSIBLE_SCALE[0] <= alignment.scale <= PLAUSIBLE_SCALE[1]:
             flags = (*flags, "implausible_size")
         x, y = landmarks[CENTER]
@@ -277,3 +296,8 @@ class KneeLocalizer:
             residual_mm / (ODD * self.shape.residual),
         )
         return float(np.exp(-0.5 * np.square(terms).sum()))
+
+
+def _certainty(knees: Sequence[LocatedKnee]) -> tuple[float, int]:
+    """Rank answers: by the mean confidence, then by the number of knees."""
+    return float(np.mean([knee.confidence for knee in knees])) if knees else 0.0, len(knees)

@@ -6,6 +6,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 OUTLIER_MM = 10.0
+BOUNDS_MM = (1, 1.5, 2, 2.5)
+# what the validation of a landmark network tells, and which end of it is best
+METRICS = {
+    "error_mm": "min",
+    "median_mm": "min",
+    **{f"within_{bound:g}mm": "max" for bound in BOUNDS_MM},
+    "outliers": "min",
+    "spread_mm": "min",
+}
 
 
 def radial_errors(prediction: ArrayLike, truth: ArrayLike, mm_per_px: ArrayLike) -> NDArray[np.float64]:
@@ -42,7 +51,7 @@ def error_summary(errors_mm: ArrayLike) -> dict[str, float]:
         bound included), ``outliers`` share of knees with a point off by 10 mm or more.
     """
     errors = np.asarray(errors_mm, float)
-    within = {f"within_{bound:g}mm": float((errors <= bound).mean()) for bound in (1, 1.5, 2, 2.5)}
+    within = {f"within_{bound:g}mm": float((errors <= bound).mean()) for bound in BOUNDS_MM}
     return {
         "error_mm": float(errors.mean()),
         "median_mm": float(np.median(errors)),

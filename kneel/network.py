@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from kneel.codec import SoftArgmax
@@ -32,9 +33,9 @@ class HourglassSettings(Settings):
         Soft-argmax grid; ``"corner"`` only for the authors' weights.
     """
 
-    width: int = 24
-    depth: int = 4
-    dropout: float = 0.25
+    width: int = Field(24, ge=4)
+    depth: int = Field(4, ge=1, le=6)
+    dropout: float = Field(0.25, ge=0, lt=1)
     channels: Literal[1, 3] = 1
     align_corners: bool = False
     grid: Literal["center", "corner"] = "center"

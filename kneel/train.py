@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from kneel.dataset import LandmarkDataset, LandmarkSample, PhantomSource, load_s
 from kneel.engine.board import Board
 from kneel.engine.config import ConfigError
 from kneel.engine.fit import FitResult, fit
-from kneel.engine.folds import check_leakage, grouped_folds
+from kneel.engine.folds import LeakageError, check_leakage, grouped_folds
 from kneel.engine.snapshot import load_snapshot
 from kneel.experiment import LandmarkExperiment
 from kneel.losses import visible_mean, wing
@@ -87,6 +88,12 @@ class LandmarkTask:
         )
 
     @cached_property
+    def split(self) -> dict[str, str]:
+        """Digest of the subjects of each part: whether two trainings were split alike, without naming anybody."""
+        parts = zip(("train", "val"), self.samples, strict=True)
+        return {part: _digest({sample.subject_id for sample in samples}) for part, samples in parts}
+
+    @cached_property
     def arguments(self) -> dict[str, Any]:
         """What rebuilds the network, its normalisation included."""
         mean, std = grey_statistics([sample.picture for sample in self.samples[0]])
@@ -96,11 +103,17 @@ class LandmarkTask:
         """Build the network, on transferred weights if there are any."""
         net = build_network(self.arguments)
         if self.transfer is not None:
-            weights, _ = load_snapshot(self.transfer)
+            weights, meta = load_snapshot(self.transfer)
+            if meta.get("split") != self.split:
+                raise LeakageError(
+                    f"{self.transfer}: trained on another split of subjects; needs the same data, folds and seed"
+                )
             body = {name: tensor for name, tensor in weights.items() if ".out_block." not in name}
-            unknown = net.load_state_dict(body, strict=False).unexpected_keys
-            if unknown:
-                raise ValueError(f"{self.transfer}: has {unknown[0]}, which the network to train has not")
+            own = net.state_dict()
+            odd = [name for name in body if name not in own or own[name].shape != body[name].shape]
+            if odd:
+                raise ConfigError(f"{self.transfer}: {odd[0]} does not fit; model must be as in that experiment")
+            net.load_state_dict(body, strict=False)
         return net
 
     def train_dataset(self) -> Dataset[Any]:
@@ -110,7 +123,12 @@ class LandmarkTask:
 
     def val_dataset(self) -> Dataset[Any]:
         """Build the validation set."""
-        return LandmarkDataset(self.samples[1], validation_transform(self.experiment.roi.size))
+        dataset = LandmarkDataset(self.samples[1], validation_transform(self.experiment.roi.size))
+        hidden = [s.subject_id for s, item in zip(self.samples[1], dataset, strict=True) if not item["visible"].all()]
+        if hidden:
+            subjects = ", ".join(sorted(set(hidden)))
+            raise ConfigError(f"roi.size = {self.experiment.roi.size}: leaves landmarks outside, subjects {subjects}")
+        return dataset
 
     def train_sampler(self, dataset: Dataset[Any], generator: torch.Generator) -> None:
         """Leave the order to the engine: every sample once an epoch."""
@@ -152,6 +170,8 @@ class LandmarkTask:
             "fold": self.fold,
             "network": self.arguments,
             "roi": self.experiment.roi.model_dump(mode="json"),
+            "split": self.split,
+            "transfer": None if self.transfer is None else hashlib.sha256(self.transfer.read_bytes()).hexdigest(),
             "subjects": dict(
                 zip(("train", "val"), (len({s.subject_id for s in part}) for part in self.samples), strict=True)
             ),
@@ -160,6 +180,10 @@ class LandmarkTask:
             shape = MeanShape.of(sample.points * self.experiment.roi.spacing_mm for sample in self.samples[0])
             described["shape"] = {"points": shape.points.round(4).tolist(), "residual": round(shape.residual, 4)}
         return described
+
+
+def _digest(subjects: set[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(subjects)).encode()).hexdigest()[:16]
 
 
 def grey_statistics(pictures: list[NDArray[np.uint8]]) -> tuple[float, float]:

@@ -11,6 +11,24 @@ from kneel.imaging.geometry import RoiFrame, Side, Spacing
 Part = Literal["left half", "right half", "whole"]
 
 
+def half_with(x: float, width: int) -> Part:
+    """Say which half of a film a column lies in.
+
+    Parameters
+    ----------
+    x : float
+        Column, pixels.
+    width : int
+        Width of the film, pixels.
+
+    Returns
+    -------
+    {"left half", "right half"}
+        The middle itself counts as right.
+    """
+    return "left half" if x < (width - 1) / 2 else "right half"
+
+
 class SearchWindow(NamedTuple):
     """A part of a film on the grid of the joint-centre network.
 

@@ -21,16 +21,16 @@ import pandas as pd
 from sklearn.metrics import ConfusionMatrixDisplay, cohen_kappa_score
 from tqdm import tqdm
 
-from deepknee.pipeline import Reader, load_reader
+from deepknee.pipeline import DeviceError, Reader, ReadingError, load_reader
 from deepknee.weights import WeightsError
 from kneel.imaging.cohort import CohortFilm, read_cohort
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.geometry import millimetres_per_pixel
-from kneel.imaging.radiograph import normalize_percentiles
-from kneel.imaging.schema import CENTER
+from kneel.imaging.radiograph import RadiographError, normalize_percentiles
+from kneel.imaging.schema import CENTER, LANDMARKS, AnnotationError, KneeAnnotation
 from kneel.localize import find_joint_centers
 from kneel.metrics import OUTLIER_MM, radial_errors
-from kneel.windows import Part
+from kneel.windows import Part, half_with
 
 mpl.use("Agg")  # figures go to files: no display is needed
 import matplotlib.pyplot as plt
@@ -52,11 +52,11 @@ def main() -> int:
     try:
         reader = load_reader(arguments.weights, arguments.device)
         films = read_cohort(arguments.cohort)
-    except (WeightsError, FileNotFoundError) as error:
+    except (WeightsError, DeviceError, AnnotationError, FileNotFoundError) as error:
         print(f"evaluate_cohort: {error}", file=sys.stderr)
         return 2
     rows = [row for film in tqdm(films, desc="films", unit="film") for row in evaluate_film(film, reader)]
-    knees = pd.DataFrame(rows)
+    knees = pd.DataFrame(rows).reindex(columns=COLUMNS)
     arguments.out.mkdir(parents=True, exist_ok=True)
     knees.to_csv(arguments.out / "knees.csv", index=False)
     summary = summarize(knees)
@@ -70,21 +70,24 @@ def main() -> int:
 
 def evaluate_film(film: CohortFilm, reader: Reader) -> list[dict]:
     """Compare the reading of a film with its truth: one row a true knee, and one a knee that is not there."""
-    radiograph = read_radiograph(film.path)
+    try:
+        radiograph = read_radiograph(film.path)
+        reading = {knee.side: knee for knee in reader.read(film.path).knees}
+    except (RadiographError, ReadingError) as error:
+        return [{**_who(film, truth), "found": False, "problem": str(error)} for truth in film.knees]
     spacing = radiograph.spacing_mm
     if spacing is None:
-        raise ValueError(f"{film.path}: no spacing, so errors in mm cannot be told")
+        return [{**_who(film, truth), "found": False, "problem": "no spacing"} for truth in film.knees]
     mm = millimetres_per_pixel(spacing)
-    reading = {knee.side: knee for knee in reader.read(film.path).knees}
     grey = normalize_percentiles(radiograph.pixels, padding=radiograph.padding)
     rows = []
     for truth in film.knees:
         points = truth.film_points(spacing)
-        part: Part = "whole"
-        if len(film.knees) == 2:
-            part = "left half" if points[CENTER, 0] < grey.shape[1] / 2 else "right half"
-        (first,) = find_joint_centers(grey, spacing, [(part, truth.side)], reader.localizer.lc)
-        row = {"subject_id": film.subject_id, "side": truth.side, "kl": truth.kl}
+        both = len(film.knees) == 2 or radiograph.laterality == "B"
+        part: Part = half_with(points[CENTER, 0], grey.shape[1]) if both else "whole"
+        look = radiograph.look_of(truth.side)
+        (first,) = find_joint_centers(grey, spacing, [(part, look)], reader.localizer.lc)
+        row = _who(film, truth)
         row["lc_error_mm"] = float(radial_errors(first.center, points[CENTER], mm))
         knee = reading.pop(truth.side, None)
         row["found"] = knee is not None
@@ -98,23 +101,33 @@ def evaluate_film(film: CohortFilm, reader: Reader) -> list[dict]:
     return rows + invented
 
 
+def _who(film: CohortFilm, truth: KneeAnnotation) -> dict:
+    return {"subject_id": film.subject_id, "side": truth.side, "kl": truth.kl}
+
+
+COLUMNS = [
+    *("subject_id", "side", "kl", "found", "problem", "lc_error_mm", "hc_error_mm", "hc_worst_mm", "predicted_kl"),
+    *(f"p{grade}" for grade in GRADES),
+    *(f"e{number}" for number in range(len(LANDMARKS))),
+]
+# a knee that was not found has no error; it counts where the name says "all"
 FIGURES: dict[str, Callable[[pd.DataFrame], float]] = {
     "knees found, share": lambda true: true.found.mean(),
     "joint centre (LC), median error, mm": lambda true: true.lc_error_mm.median(),
-    "16 landmarks (HC), mean error, mm": lambda true: true.hc_error_mm.mean(),
-    "16 landmarks (HC), median of the knees' means, mm": lambda true: true.hc_error_mm.median(),
-    "knees with a landmark off by 10 mm or more, share": lambda true: (
-        (true.hc_worst_mm >= OUTLIER_MM).sum() / true.found.sum()
-    ),
-    "KL grade, quadratic kappa": lambda true: kappa(true),
-    "KL grade, accuracy": lambda true: (true.kl == true.predicted_kl)[true.found].mean(),
-    "KL grade, mean absolute error": lambda true: (true.kl - true.predicted_kl).abs().mean(),
+    "knees found with all landmarks within 10 mm, share of all": lambda true: (true.hc_worst_mm < OUTLIER_MM).mean(),
+    "16 landmarks (HC), mean error of those found, mm": lambda true: true.hc_error_mm.mean(),
+    "16 landmarks (HC), median of the knees' means, of those found, mm": lambda true: true.hc_error_mm.median(),
+    "KL grade, quadratic kappa of those found": lambda true: kappa(true),
+    "KL grade right, share of all": lambda true: (true.kl == true.predicted_kl).mean(),
+    "KL grade, mean absolute error of those found": lambda true: (true.kl - true.predicted_kl).abs().mean(),
 }
 
 
 def kappa(true: pd.DataFrame) -> float:
-    """Quadratic kappa over the knees that were found."""
+    """Quadratic kappa over the knees that were found; NaN for fewer than two."""
     seen = true[true.found]
+    if len(seen) < 2:
+        return float("nan")
     return cohen_kappa_score(seen.kl.astype(int), seen.predicted_kl.astype(int), labels=[*GRADES], weights="quadratic")
 
 
@@ -127,9 +140,11 @@ def summarize(knees: pd.DataFrame) -> pd.DataFrame:
     samples = [pd.concat([by_subject[i] for i in draw]) for draw in draws]
     rows = []
     for name, figure in FIGURES.items():
-        low, high = np.nanpercentile([figure(sample) for sample in samples], [2.5, 97.5])
+        values = [value for value in map(figure, samples) if not np.isnan(value)]
+        low, high = np.percentile(values, [2.5, 97.5]) if values else (np.nan, np.nan)
         rows.append({"figure": name, "value": figure(true), "low": low, "high": high})
     count = {"subjects": len(by_subject), "knees": len(true), "knees found that are not there": knees.kl.isna().sum()}
+    count["films that cannot be read"] = knees[knees.problem.notna()].subject_id.nunique()
     rows += [{"figure": name, "value": value} for name, value in count.items()]
     return pd.DataFrame(rows)
 
@@ -146,6 +161,8 @@ def markdown(summary: pd.DataFrame) -> str:
 def draw(knees: pd.DataFrame, out: Path) -> None:
     """Draw the landmark errors and the grades."""
     found = knees[knees.kl.notna() & knees.found]
+    if found.empty:
+        return
     errors = np.sort(found.filter(regex=r"^e\d+$").to_numpy().ravel())
     figure, axes = plt.subplots(figsize=(5, 4), layout="constrained")
     axes.step(errors, np.arange(1, len(errors) + 1) / len(errors), where="post")

@@ -44,18 +44,28 @@ def main() -> int:
     """Run the jobs; see the module's text for the exit status."""
     arguments = parse()
     try:
-        jobs = plan(arguments.experiments, arguments.folds)
+        ordered = waves(plan(arguments.experiments, arguments.folds))
     except (ConfigError, FileNotFoundError) as error:
         print(f"experiments_runner: {error}", file=sys.stderr)
         return 2
-    devices = [str(number) for number in range(torch.cuda.device_count())] or ["cpu"]
-    print(f"{len(jobs)} trainings on {'the CPU' if devices == ['cpu'] else f'{len(devices)} GPU(s)'}", flush=True)
-    failed: list[str] = []
-    for wave in waves(jobs):
-        failed += run_wave(wave, devices, arguments.data_root, arguments.workdir)
-    for log in failed:
-        print(colored(f"failed: {log}", "red"), file=sys.stderr)
+    devices = visible_gpus() or ["cpu"]
+    where = "the CPU" if devices == ["cpu"] else f"{len(devices)} GPU(s)"
+    print(f"{sum(map(len, ordered))} training(s) on {where}", flush=True)
+    failed: dict[Job, str] = {}
+    for wave in ordered:
+        broken = {job.name for job in failed}
+        failed |= {job: f"not begun, {job.after} failed" for job in wave if job.after in broken}
+        failed |= run_wave([job for job in wave if job not in failed], devices, arguments.data_root, arguments.workdir)
+    for job, reason in failed.items():
+        print(colored(f"failed: {job.name}, fold {job.fold}: {reason}", "red"), file=sys.stderr)
     return 1 if failed else 0
+
+
+def visible_gpus() -> list[str]:
+    """Name the GPUs as CUDA_VISIBLE_DEVICES does: a scheduler may have given us the third and the fourth."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = given.split(",") if given else [str(number) for number in range(torch.cuda.device_count())]
+    return names[: torch.cuda.device_count()]
 
 
 def parse() -> argparse.Namespace:
@@ -77,7 +87,7 @@ def plan(paths: Sequence[Path], folds: Sequence[int] | None) -> list[Job]:
 
     A file named ``base.yaml`` is what others build on and no experiment of its own.
     """
-    files = [file for path in paths for file in (sorted(path.glob("*.yaml")) if path.is_dir() else [path])]
+    files = [file for path in paths for file in (sorted(path.glob("*.y*ml")) if path.is_dir() else [path])]
     files = [file for file in files if file.name != "base.yaml"]
     if not files:
         raise FileNotFoundError(f"no experiment (*.yaml) in {', '.join(map(str, paths))}")
@@ -88,6 +98,8 @@ def plan(paths: Sequence[Path], folds: Sequence[int] | None) -> list[Job]:
         all_folds = range(1 if getattr(experiment.data, "val", None) else experiment.folds)
         after = getattr(experiment, "transfer", None)
         jobs += [Job(file, fold, after) for fold in all_folds if folds is None or fold in folds]
+    if not jobs:
+        raise ConfigError(f"--folds {' '.join(map(str, folds or ()))}: none of the experiments has such a fold")
     return jobs
 
 
@@ -104,8 +116,8 @@ def waves(jobs: Sequence[Job]) -> list[list[Job]]:
     return ordered
 
 
-def run_wave(jobs: Sequence[Job], devices: Sequence[str], data_root: Path, workdir: Path) -> list[str]:
-    """Run jobs that do not wait for each other; return the logs of those that failed."""
+def run_wave(jobs: Sequence[Job], devices: Sequence[str], data_root: Path, workdir: Path) -> dict[Job, str]:
+    """Run jobs that do not wait for each other; return those that failed, each with its log."""
     free: Queue[str] = Queue()
     for device in devices:
         free.put(device)
@@ -118,7 +130,7 @@ def run_wave(jobs: Sequence[Job], devices: Sequence[str], data_root: Path, workd
             free.put(device)
 
     with ThreadPoolExecutor(len(devices)) as pool:
-        return [log for log in pool.map(run, jobs) if log is not None]
+        return {job: log for job, log in zip(jobs, pool.map(run, jobs), strict=True) if log is not None}
 
 
 def run_job(job: Job, device: str, data_root: Path, workdir: Path) -> str | None:

@@ -106,6 +106,8 @@ def board(address: str | None, environment: str) -> Board | None:
     if not address:
         return None
     host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        raise ConfigError(f"--visdom {address}: must be HOST:PORT, such as localhost:8097")
     return VisdomBoard(f"http://{host or 'localhost'}", int(port), environment)
 
 

@@ -29,14 +29,6 @@ def test_mirror_points_follow_the_pixels_of_a_flip():
     np.testing.assert_allclose(centroid(image[:, ::-1]), geometry.mirror_points((1, 2), 7))
 
 
-def test_normalised_points_run_from_border_to_border():
-    np.testing.assert_allclose(geometry.normalize_points([[-0.5, -0.5], [9.5, 4.5]], (10, 5)), [[0, 0], [1, 1]])
-    points = np.random.default_rng(0).uniform(0, 9, (5, 2))
-    np.testing.assert_allclose(
-        geometry.denormalize_points(geometry.normalize_points(points, (10, 5)), (10, 5)), points, atol=1e-12
-    )
-
-
 def test_spacing_is_row_then_column():
     np.testing.assert_array_equal(geometry.millimetres_per_pixel((0.1, 0.2)), [0.2, 0.1])
 

@@ -1,14 +1,16 @@
 import cv2
 import numpy as np
+import pydicom
 import pytest
 import torch
 
 from kneel.augment import AugmentSettings, training_transform, validation_transform
-from kneel.dataset import KneelSource, LandmarkDataset, PhantomSource, half_film_samples, load_samples
+from kneel.dataset import KneelSource, LandmarkDataset, PhantomSource, center_sample, load_samples
 from kneel.imaging.cohort import read_cohort
 from kneel.imaging.dicom import read_radiograph
+from kneel.imaging.geometry import mirror_points
 from kneel.imaging.radiograph import RadiographError, normalize_percentiles
-from kneel.imaging.schema import CENTER, ROI_SIZE, KneeAnnotation, write_annotations
+from kneel.imaging.schema import CENTER, ROI_SIZE, AnnotationError, KneeAnnotation, write_annotations
 from kneel.phantom.cohort import write_cohort
 
 SOURCE = PhantomSource(source="phantom")
@@ -53,16 +55,36 @@ def test_lc_samples_hold_one_centre_inside_and_one_knee(cohort):
 def test_halves_do_not_show_the_other_knee():
     film = np.zeros((100, 200), np.uint8)
     film[40:60, 40:60], film[40:60, 140:160] = 100, 200  # right knee at the left of the film
-    spacing = (1.0, 1.0)
-    knees = [
-        KneeAnnotation.from_film("1", side, 0, np.tile(center, (16, 1)), spacing)
-        for side, center in (("R", (49.5, 49.5)), ("L", (149.5, 49.5)))
-    ]
-    right, left = half_film_samples(film, knees, spacing, spacing_mm=1.0)
-    assert right.picture.max() == 100
-    np.testing.assert_allclose(right.points, [[49.5, 49.5]], atol=1e-6)
-    np.testing.assert_allclose(left.points, [[199 - 149.5, 49.5]], atol=1e-6)  # mirrored in its half
-    assert left.picture[50, 50] == 200
+    samples = {}
+    for side, center in (("R", (49.5, 49.5)), ("L", (149.5, 49.5))):
+        points = np.tile(center, (16, 1))
+        knee = KneeAnnotation.from_film("1", side, 0, points, (1.0, 1.0))
+        samples[side] = center_sample(film, knee, points, side, (1.0, 1.0), spacing_mm=1.0, halves=True)
+    assert samples["R"].picture.max() == 100
+    np.testing.assert_allclose(samples["R"].points, [[49.5, 49.5]], atol=1e-6)
+    np.testing.assert_allclose(samples["L"].points, [[199 - 149.5, 49.5]], atol=1e-6)  # mirrored in its half
+    assert samples["L"].picture[50, 50] == 200
+
+
+def test_training_on_a_film_seen_from_behind_mirrors_by_the_look(cohort, tmp_path):
+    """The same film turned over, pixels and header: the network must be shown the same picture."""
+    film = next(film for film in read_cohort(cohort) if len(film.knees) == 1)
+    radiograph = read_radiograph(film.path)
+    dataset = pydicom.dcmread(film.path)
+    dataset.PixelData = np.ascontiguousarray(dataset.pixel_array[:, ::-1]).tobytes()
+    dataset.PatientOrientation = ["R", "F"]
+    (tmp_path / "films").mkdir()
+    dataset.save_as(tmp_path / "films" / film.path.name)
+    points = mirror_points(film.knees[0].film_points(radiograph.spacing_mm), radiograph.pixels.shape[1])
+    knee = film.knees[0]
+    turned = KneeAnnotation.from_film(knee.subject_id, knee.side, knee.kl, points, radiograph.spacing_mm)
+    write_annotations(tmp_path / "annotations.csv", [turned])
+    for stage in ("hc", "lc"):
+        as_taken = load_samples(cohort, SOURCE, stage, spacing_mm=0.8, margin=0.0)
+        (before,) = [s for s in as_taken if s.subject_id == film.subject_id]
+        (after,) = load_samples(tmp_path, SOURCE, stage, spacing_mm=0.8, margin=0.0)
+        np.testing.assert_allclose(after.points, before.points, atol=0.01)
+        assert np.abs(after.picture.astype(int) - before.picture).mean() < 1
 
 
 def test_kneel_pictures_keep_their_points(tmp_path):
@@ -81,16 +103,38 @@ def test_kneel_pictures_keep_their_points(tmp_path):
     np.testing.assert_allclose(half.points, (points + 0.5) / 2 - 0.5, atol=1e-3)
 
 
-def test_kneel_lc_pictures_are_halved(tmp_path):
+@pytest.mark.parametrize("annotated", ["RL", "R", "L"])
+def test_kneel_lc_pictures_are_halved_also_when_one_knee_is_annotated(tmp_path, annotated):
     film_points = {"R": np.tile((60.0, 90.0), (16, 1)), "L": np.tile((250.0, 100.0), (16, 1))}
-    knees = [KneeAnnotation.from_film("900", side, 1, points, (1.0, 1.0)) for side, points in film_points.items()]
+    knees = [KneeAnnotation.from_film("900", side, 1, film_points[side], (1.0, 1.0)) for side in annotated]
     write_annotations(tmp_path / "a.csv", knees)
     (tmp_path / "lc").mkdir()
     cv2.imwrite(str(tmp_path / "lc" / "900.png"), np.zeros((200, 300), np.uint8))
     source = KneelSource(source="kneel_csv", annotations="a.csv", images="lc")
-    right, left = load_samples(tmp_path, source, "lc", spacing_mm=1.0, margin=0.0)
-    np.testing.assert_allclose(right.points, [[60, 90]], atol=1e-3)
-    np.testing.assert_allclose(left.points, [[299 - 250, 100]], atol=1e-3)
+    samples = load_samples(tmp_path, source, "lc", spacing_mm=1.0, margin=0.0)
+    expected = {"R": [[60, 90]], "L": [[299 - 250, 100]]}
+    for side, sample in zip(annotated, samples, strict=True):
+        assert sample.picture.shape == (200, 150)
+        np.testing.assert_allclose(sample.points, expected[side], atol=1e-3)
+
+
+def test_a_picture_of_another_scale_is_refused(tmp_path):
+    knee = KneeAnnotation.from_film("900", "R", 1, np.tile((160.0, 190.0), (16, 1)), (1.0, 1.0))
+    write_annotations(tmp_path / "a.csv", [knee])
+    cv2.imwrite(str(tmp_path / "900.png"), np.zeros((66, 100), np.uint8))  # 3 mm instead of 1 mm
+    source = KneelSource(source="kneel_csv", annotations="a.csv", images=".")
+    with pytest.raises(
+        RadiographError, match=r"900, knee R: the joint centre lies outside, at \(160, 190\) of 100 x 66"
+    ):
+        load_samples(tmp_path, source, "lc", spacing_mm=1.0, margin=0.0)
+
+
+def test_a_table_without_a_knee_is_refused(tmp_path):
+    write_annotations(tmp_path / "a.csv", [])
+    with pytest.raises(AnnotationError, match="holds no knee"):
+        load_samples(
+            tmp_path, KneelSource(source="kneel_csv", annotations="a.csv", images="."), "lc", spacing_mm=1, margin=0
+        )
 
 
 def test_all_bad_pictures_are_named_at_once(tmp_path):

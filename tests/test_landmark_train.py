@@ -3,8 +3,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from kneel.dataset import LandmarkSample
+from kneel.engine.config import ConfigError
 from kneel.engine.folds import LeakageError
 from kneel.engine.snapshot import load_snapshot
 from kneel.experiment import LandmarkExperiment
@@ -135,6 +137,47 @@ def test_transfer_takes_all_but_the_last_layer(tmp_path):
     assert {name for name in weights if ".out_block." not in name} == same
     with pytest.raises(FileNotFoundError, match="train nothing first"):
         train_landmarks(experiment(transfer="nothing", model=model), tmp_path, tmp_path / "w", name="hc")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"training": {**SETTINGS["training"], "monitor": "eror_mm"}}, "monitor = eror_mm"),
+        ({"training": {**SETTINGS["training"], "mode": "max"}}, "mode max"),
+        ({"task": "hc", "augment": {"flip": 0.5}}, "flip"),
+        ({"roi": {"spacing_mm": 2.0, "size": (64, 64), "margin": 0.2}}, "margin"),
+        ({"roi": {"spacing_mm": 2.0, "size": (0, 64)}}, "32"),
+        ({"augment": {"scale": (1.3, 0.8)}}, "smaller one first"),
+        ({"augment": {"gamma": (0.0, 1.0)}}, "positive"),
+        ({"model": {"width": 0}}, "4"),
+        ({"model": {"dropout": 2.0}}, "less than 1"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_or_would_do_nothing_is_refused(changes, words):
+    with pytest.raises(ValidationError, match=words):
+        experiment(**changes)
+
+
+def test_landmarks_outside_the_validation_window_are_named():
+    samples = spot_samples(2, 1)
+    samples[0].points[:] = (62.0, 30.0)
+    task = task_with(samples, samples, roi={"spacing_mm": 2.0, "size": (32, 64)})
+    with pytest.raises(ConfigError, match="leaves landmarks outside, subjects 1-0"):
+        task.val_dataset()
+
+
+def test_transfer_from_another_split_is_refused(tmp_path):
+    for part, seed in (("train", 1), ("val", 2), ("other", 3)):
+        write_cohort(tmp_path / part, 3, seed=seed, spacing_mm=0.5, implant_fraction=0, single_knee_fraction=0)
+    model = {"width": 4, "depth": 2}
+    result = train_landmarks(experiment(model=model), tmp_path, tmp_path / "w", name="lc")
+    other = experiment(task="hc", model=model, data={"source": "phantom", "train": "other"})
+    with pytest.raises(LeakageError, match="another split"):
+        LandmarkTask(other, tmp_path, name="hc", transfer=result.path_best).build_model()
+    wider = experiment(task="hc", model={"width": 8, "depth": 2})
+    with pytest.raises(ConfigError, match="does not fit"):
+        LandmarkTask(wider, tmp_path, name="hc", transfer=result.path_best).build_model()
 
 
 def test_a_subject_on_both_sides_is_refused(tmp_path):

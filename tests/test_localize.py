@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kneel.imaging.radiograph import Radiograph
+from kneel.imaging.radiograph import Radiograph, normalize_percentiles
 from kneel.imaging.schema import CENTER
 from kneel.localize import KneeLocalizer, find_joint_centers, find_landmarks
 from kneel.shape import MeanShape
@@ -168,6 +168,38 @@ def test_one_knee_takes_its_side_from_the_header_else_from_the_picture(side, nam
     assert knee.side == side
     assert ("side_from_image" in knee.flags) == (not named)
     np.testing.assert_allclose(knee.landmarks, knees[side], atol=1e-6)
+
+
+@pytest.mark.parametrize("side", ["L", "R"])
+@pytest.mark.parametrize("x", [160, 600])
+def test_the_header_names_the_side_wherever_the_one_knee_stands(side, x):
+    """A left knee at the left of a wide film is a left knee, if the header says so."""
+    spacing = (0.5, 0.5)
+    knees = {side: knee_points((x, 300), side, spacing)}
+    (knee,) = locate(knees, (600, 760), spacing, laterality=side)
+    assert knee.side == side
+    assert "side_from_position" not in knee.flags
+
+
+def test_two_knees_on_a_film_that_names_one_side_are_both_kept_and_flagged():
+    spacing = (0.5, 0.5)
+    knees = {"R": knee_points((160, 300), "R", spacing), "L": knee_points((600, 330), "L", spacing)}
+    found = locate(knees, (600, 760), spacing, laterality="R")
+    assert [knee.side for knee in found] == ["R", "L"]
+    assert all("more_knees_than_named" in knee.flags for knee in found)
+
+
+def test_place_and_look_that_disagree_are_said_to():
+    """An unnamed left-looking knee at the left of a wide film: the place would make it a right one."""
+    spacing = (0.5, 0.5)
+    film = film_with({"L": knee_points((160, 300), "L", spacing)}, (600, 760), spacing)
+    both = {look: knee_points((160, 300), look, spacing) for look in ("L", "R")}
+    localizer = KneeLocalizer(BrightestStage(), OracleStage(both))  # finds a knee whichever way it looks
+    (knee,) = localizer.locate(film)
+    assert knee.side == "R"
+    assert "side_from_position" in knee.flags
+    both_ways = localizer._one_knee(normalize_percentiles(film.pixels), spacing)
+    assert [knee.flags for knee in both_ways] == [("side_uncertain",)]
 
 
 def test_a_film_without_a_knee_gives_none():

@@ -5,6 +5,8 @@ from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
+from kneel.engine.config import ConfigError
+
 
 class LeakageError(ValueError):
     """The same subject in training and in validation."""
@@ -35,7 +37,9 @@ def grouped_folds(
     Raises
     ------
     ValueError
-        When the lengths differ or there are fewer subjects than folds.
+        When the lengths differ.
+    ConfigError
+        When there are fewer subjects than folds.
     """
     # Here, not above: snapshots and settings must not wait for scikit-learn.
     from sklearn.model_selection import StratifiedGroupKFold
@@ -44,7 +48,7 @@ def grouped_folds(
         raise ValueError(f"groups has {len(groups)} entries and labels {len(labels)}; one each per sample is needed")
     subjects = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     if not 2 <= k <= len(subjects):
-        raise ValueError(f"k = {k} folds: must be between 2 and the number of subjects, {len(subjects)}")
+        raise ConfigError(f"k = {k} folds: must be between 2 and the number of subjects, {len(subjects)}")
     classes = {label: number for number, label in enumerate(dict.fromkeys(labels))}
     group_codes = np.array([subjects[group] for group in groups])
     label_codes = np.array([classes[label] for label in labels])

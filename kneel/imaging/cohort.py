@@ -58,6 +58,8 @@ def read_cohort(directory: str | os.PathLike[str]) -> list[CohortFilm]:
         if any(other.side == knee.side for other in others):
             raise AnnotationError(f"{directory / ANNOTATIONS}: knee {knee.subject_id} {knee.side} stands there twice")
         others.append(knee)
+    if not knees:
+        raise AnnotationError(f"{directory / ANNOTATIONS}: holds no knee")
     films = [
         CohortFilm(directory / FILMS / f"{subject}.dcm", subject, tuple(annotated))
         for subject, annotated in knees.items()

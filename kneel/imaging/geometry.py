@@ -8,6 +8,8 @@ resize by a factor ``s``  ``x' = (x + 0.5) s - 0.5``
 mirror                    ``x' = W - 1 - x``
 normalise                 ``u = (x + 0.5) / W``
 ========================  =============================
+
+The last one is carried out where networks answer, in `kneel.codec`.
 """
 
 from __future__ import annotations
@@ -72,42 +74,6 @@ def mirror_points(points: ArrayLike, width: int) -> NDArray[np.float64]:
     out = np.array(points, float)
     out[..., 0] = width - 1 - out[..., 0]
     return out
-
-
-def normalize_points(points: ArrayLike, size: tuple[int, int]) -> NDArray[np.float64]:
-    """Pixels to shares of the image: ``u = (x + 0.5) / W``.
-
-    Parameters
-    ----------
-    points : array_like, shape (..., 2)
-        (x, y) in pixels.
-    size : (int, int)
-        Width and height of the image in pixels.
-
-    Returns
-    -------
-    ndarray, shape (..., 2)
-        (u, v); 0 and 1 are the outer borders of the image.
-    """
-    return (np.asarray(points, float) + 0.5) / np.asarray(size, float)
-
-
-def denormalize_points(points: ArrayLike, size: tuple[int, int]) -> NDArray[np.float64]:
-    """Shares of the image to pixels, the inverse of `normalize_points`.
-
-    Parameters
-    ----------
-    points : array_like, shape (..., 2)
-        (u, v); 0 and 1 are the outer borders of the image.
-    size : (int, int)
-        Width and height of the image in pixels.
-
-    Returns
-    -------
-    ndarray, shape (..., 2)
-        (x, y) in pixels.
-    """
-    return np.asarray(points, float) * np.asarray(size, float) - 0.5
 
 
 def millimetres_per_pixel(spacing_mm: Spacing) -> NDArray[np.float64]:

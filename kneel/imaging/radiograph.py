@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from kneel.imaging.geometry import Side
+
 SpacingKind = Literal["calibrated", "detector", "given", "none"]
 Laterality = Literal["L", "R", "B"]
 
@@ -80,6 +82,23 @@ class Radiograph:
     columns_reversed: bool = False
     padding: NDArray[np.bool_] | None = None
     source: str = "<memory>"
+
+    def look_of(self, side: Side) -> Side:
+        """Say which side a knee of the given side looks like on this film, and the reverse.
+
+        Parameters
+        ----------
+        side : {"L", "R"}
+            Laterality of a knee; or its look, for the answer to be its laterality.
+
+        Returns
+        -------
+        {"L", "R"}
+            ``"R"`` when its lateral end lies at small x. On a film seen from behind left knees look like right ones.
+        """
+        if not self.columns_reversed:
+            return side
+        return "R" if side == "L" else "L"
 
 
 def normalize_percentiles(

@@ -217,6 +217,8 @@ def _parse(row: dict[str, str], where: str) -> KneeAnnotation:
     if side == "L" and convention is None:
         points[:, 0] -= 1
     corner = _numbers(row, "bbox", 4, where)[:2] - PADDING
+    if (corner % 1 != 0).any():
+        raise AnnotationError(f"{where}: bbox is {row['bbox']!r}, must be whole pixels")
     return KneeAnnotation(row["subject_id"], side, int(row["kl"]), points, (int(corner[0]), int(corner[1])))  # type: ignore[arg-type]
 
 

@@ -145,7 +145,7 @@ def write_cohort(
     tasks = _tasks(n, seed, jobs, first_subject)
     options = CohortOptions(single_knee_fraction, implant_fraction, spacing_mm)
     root = Path(directory)
-    _claim(root / "films", {subject for subject, _ in tasks})
+    _claim(root, {subject for subject, _ in tasks})
     work = partial(_write_film, root, seed, options)
     annotations: list[KneeAnnotation] = []
     rows = []
@@ -171,14 +171,20 @@ def _tasks(n: int, seed: int, jobs: int, first_subject: int | None) -> list[tupl
     return [(str(first_subject + index), index) for index in range(n)]
 
 
-def _claim(films: Path, subjects: set[str]) -> None:
-    """Make the folder; refuse one with films that the tables of this cohort would not know."""
+def _claim(root: Path, subjects: set[str]) -> None:
+    """Make the folders; refuse films that the tables of this cohort would not know, drop tables of another writing.
+
+    Should the writing be broken off, films without tables are no cohort; with old tables they would be a false one.
+    """
+    films = root / "films"
     films.mkdir(parents=True, exist_ok=True)
     strangers = sorted(path.name for path in films.glob("*.dcm") if path.stem not in subjects)
     if strangers:
         raise FileExistsError(
             f"{films} holds {len(strangers)} films of another cohort ({strangers[0]}): choose an empty folder"
         )
+    for table in ("annotations.csv", "films.csv"):
+        (root / table).unlink(missing_ok=True)
 
 
 def draw_spec(rng: Generator, options: CohortOptions) -> FilmSpec:
