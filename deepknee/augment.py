@@ -3,11 +3,9 @@
 Randomness is torch's global generator, which the engine seeds for every epoch and worker.
 """
 
-from typing import Literal, Self
+from typing import Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 from torchvision.transforms import v2
@@ -15,48 +13,8 @@ from torchvision.transforms.v2 import functional
 
 from deepknee.patches import PatchGeometry
 from kneel.engine.config import Settings
-from kneel.imaging.radiograph import normalize_percentiles
 
 Range = tuple[float, float]
-Contrast = Literal["film", "roi"]
-
-
-class Intensity(Settings):
-    """What is done to grey levels before the network.
-
-    Attributes
-    ----------
-    contrast
-        ``film``: nothing, the film was normalised as a whole. ``roi``: every ROI is stretched between its own
-        5th and 99th percentile first, for pictures whose exposure differs from one to the next.
-    mean, std
-        Of all pixels of the training patches, on the 0 .. 1 scale.
-    """
-
-    contrast: Contrast = "film"
-    mean: float
-    std: float = Field(gt=0)
-
-    def standardize(self, patches: Tensor) -> Tensor:
-        """Return ``(patches - mean) / std`` of grey levels in [0, 1]."""
-        return (patches - self.mean) / self.std
-
-
-def adjust_contrast(roi: NDArray[np.uint8], contrast: Contrast) -> NDArray[np.uint8]:
-    """Stretch one ROI, or leave it as it is.
-
-    Parameters
-    ----------
-    roi : ndarray, shape (S, S), uint8
-        Bright bone.
-    contrast : {"film", "roi"}
-        See `Intensity`.
-
-    Returns
-    -------
-    ndarray, shape (S, S), uint8
-    """
-    return roi if contrast == "film" else np.rint(255 * normalize_percentiles(roi)).astype(np.uint8)
 
 
 class Augmentation(Settings):
@@ -158,25 +116,6 @@ class TrainingPatches:
         """
         right, down = torch.randint(-self.jitter, self.jitter + 1, (2,)).tolist()
         return self.geometry.split_compartments(self.change(roi), (right, down))
-
-
-def plain_patches(geometry: PatchGeometry, rois: Tensor) -> tuple[Tensor, Tensor]:
-    """Cut patches without any change, for validation and reading.
-
-    Parameters
-    ----------
-    geometry : PatchGeometry
-        Where patches lie.
-    rois : Tensor, shape (..., S, S), uint8
-        ROIs.
-
-    Returns
-    -------
-    lateral, medial : Tensor, shape (..., P, P), float32
-        In [0, 1], not standardised; medial mirrored.
-    """
-    lateral, medial = geometry.split_compartments(rois)
-    return lateral.float() / 255, medial.float() / 255
 
 
 def _uniform(low: float, high: float) -> float:

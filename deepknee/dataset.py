@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from deepknee.augment import Contrast
+from deepknee.intensity import Contrast
 from deepknee.patches import PatchGeometry
 from deepknee.sources import DatasetError, GradedKnee, Source, graded_files, read_film, read_graded, refuse
 from kneel.engine.folds import check_leakage, grouped_folds
@@ -96,7 +96,7 @@ def load_split(
     geometry : PatchGeometry
         Size of the ROIs.
     contrast : {"film", "roi"}
-        See `deepknee.augment.Intensity`.
+        See `deepknee.intensity.Intensity`.
     folds, fold, seed : int
         Which fold of how many is held out, where the source has no validation set.
 

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 from deepknee.attention import enlarge, fade_edges, gradcam, normalize_maps
-from deepknee.augment import Intensity, adjust_contrast, plain_patches
+from deepknee.intensity import Intensity, adjust_contrast, plain_patches
 from deepknee.model import GRADES, KneeNet, pool
 from deepknee.patches import PatchGeometry
 from kneel.engine.config import Settings

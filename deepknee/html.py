@@ -28,6 +28,8 @@ FLAG_WORDS = {
     "reversed_columns": "The header says that the film is seen from behind: check left and right.",
     "roi_outside_film": "Part of the knee lies outside the film.",
     "side_from_image": "Left or right was judged from the picture; the file does not say.",
+    "side_uncertain": "Left or right is doubtful: place and look disagree, or it looks alike both ways round.",
+    "more_knees_than_named": "The file names one side, but the film shows two knees.",
     "side_from_position": "Left or right was judged from the place on the film; the file does not say.",
 }
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from deepknee.augment import Contrast, adjust_contrast
+from deepknee.intensity import Contrast, adjust_contrast
 from deepknee.model import GRADES
 from deepknee.patches import PatchGeometry
 from kneel.engine.config import Settings
@@ -184,7 +184,7 @@ def read_film(film: CohortFilm, geometry: PatchGeometry, contrast: Contrast) -> 
     geometry : PatchGeometry
         Size of the ROIs, and where the joint lies in them.
     contrast : {"film", "roi"}
-        See `deepknee.augment.Intensity`.
+        See `deepknee.intensity.Intensity`.
 
     Raises
     ------

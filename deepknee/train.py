@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset, WeightedRandomSampler
 
-from deepknee.augment import Augmentation, Contrast, Intensity, TrainingPatches, plain_patches
+from deepknee.augment import Augmentation, TrainingPatches
 from deepknee.dataset import GradedKnees, PatchDataset, load_split
 from deepknee.ensemble import TASK, GraderSettings, ModelSettings, build_net
+from deepknee.intensity import Contrast, Intensity, plain_patches
 from deepknee.metrics import grading_metrics
 from deepknee.model import GRADES, MIN_PATCH, KneeNet
 from deepknee.patches import PatchGeometry
@@ -58,7 +59,7 @@ class GradingExperiment(Settings):
     folds
         Number of folds, where the data have no validation set.
     contrast
-        What happens to grey levels; see `deepknee.augment.Intensity`.
+        What happens to grey levels; see `deepknee.intensity.Intensity`.
     geometry, model, augmentation, sampling, training
         Each with its own attributes.
     """

@@ -3,7 +3,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from deepknee.augment import Augmentation, Intensity, TrainingPatches, adjust_contrast, plain_patches
+from deepknee.augment import Augmentation, TrainingPatches
+from deepknee.intensity import Intensity, adjust_contrast, plain_patches
 from deepknee.patches import PatchGeometry
 
 GEOMETRY = PatchGeometry(roi_mm=60.0, roi_px=60, crop=50, patch=24, top=12)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from deepknee.augment import Intensity, adjust_contrast
 from deepknee.ensemble import Grader, GraderSettings, Member, ModelSettings, build_net, load_member
+from deepknee.intensity import Intensity, adjust_contrast
 from deepknee.model import KneeNet
 from deepknee.patches import PatchGeometry
 from kneel.engine.snapshot import SnapshotError, save_snapshot
