@@ -145,8 +145,12 @@ def test_bars_have_the_length_of_the_probabilities(reading):
 
 
 def test_points_far_outside_are_drawn_nowhere(reading):
-    far = reading.knees[0].landmarks + [1e7, -1e7]
-    landmark_picture(reading.radiograph, replace(reading.knees[0], landmarks=far))
+    def away(step):
+        far = reading.knees[0].landmarks + [step, -step]
+        return landmark_picture(reading.radiograph, replace(reading.knees[0], landmarks=far))
+
+    assert np.array_equal(away(1e4), away(1e7))
+    assert not np.array_equal(away(0), away(1e7))
 
 
 def test_png_keeps_every_pixel(reading):
