@@ -1,3 +1,4 @@
+import os
 import runpy
 import subprocess
 import sys
@@ -168,3 +169,12 @@ def test_door_is_the_same_command(films, tmp_path, asked, monkeypatch):
 def test_door_opens_from_a_shell():
     done = subprocess.run([sys.executable, DOOR, "--help"], capture_output=True, text=True, check=True)
     assert "usage: deepknee read" in done.stdout
+
+
+def test_threads_wait_asleep_unless_told_otherwise(monkeypatch):
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    cli._share_cores()
+    assert os.environ["GOMP_SPINCOUNT"] == "1000"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    cli._share_cores()
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
