@@ -7,11 +7,11 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from kneel.augment import AugmentSettings
-from kneel.dataset import PhantomSource, Source
 from kneel.engine.config import Settings, TrainingConfig
 from kneel.metrics import METRICS
 from kneel.mixup import Variant
 from kneel.network import HourglassSettings
+from kneel.sources import KneelSource, Source
 
 
 class RoiSettings(Settings):
@@ -74,7 +74,7 @@ class LandmarkExperiment(Settings):
     ----------
     task : {"lc", "hc"}
         Joint centre on half films (1 point), or the 16 points on ROIs.
-    data : PhantomSource or KneelSource
+    data : Source
         Where the knees come from.
     roi : RoiSettings
         What the network sees.
@@ -115,6 +115,6 @@ class LandmarkExperiment(Settings):
             raise ValueError(f"training.monitor = {monitor} with mode {mode}: must be one of {valid}")
         if self.augment.flip and self.task == "hc":
             raise ValueError(f"augment.flip = {self.augment.flip}: 16 landmarks have a lateral end; lc only")
-        if self.roi.margin and not (self.task == "hc" and isinstance(self.data, PhantomSource)):
-            raise ValueError(f"roi.margin = {self.roi.margin}: acts only where hc ROIs are cut from films")
+        if self.roi.margin and (self.task == "lc" or isinstance(self.data, KneelSource)):
+            raise ValueError(f"roi.margin = {self.roi.margin}: acts only where hc ROIs are cut from films or crops")
         return self

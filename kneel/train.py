@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from kneel.augment import training_transform, validation_transform
-from kneel.dataset import LandmarkDataset, LandmarkSample, PhantomSource, load_samples
+from kneel.dataset import LandmarkDataset, LandmarkSample
 from kneel.engine.board import Board
 from kneel.engine.config import ConfigError
 from kneel.engine.fit import FitResult, fit
@@ -26,6 +26,7 @@ from kneel.losses import visible_mean, wing
 from kneel.metrics import error_summary, radial_errors
 from kneel.mixup import mixup_loss
 from kneel.network import LandmarkNet, build_network, network_arguments
+from kneel.samples import Split, load_samples
 from kneel.shape import MeanShape
 
 LANDMARKS = {"lc": 1, "hc": 16}
@@ -57,7 +58,7 @@ class LandmarkTask:
         fold: int = 0,
         transfer: Path | None = None,
     ) -> None:
-        folds = 1 if getattr(experiment.data, "val", None) else experiment.folds
+        folds = 1 if experiment.data.val is not None else experiment.folds
         if not 0 <= fold < folds:
             raise ConfigError(f"fold = {fold}: must be 0 to {folds - 1}")
         self.experiment, self.name, self.fold = experiment, name, fold
@@ -66,22 +67,22 @@ class LandmarkTask:
     @cached_property
     def samples(self) -> tuple[list[LandmarkSample], list[LandmarkSample]]:
         """Training and validation samples, no subject in both."""
-        source = self.experiment.data
-        if isinstance(source, PhantomSource) and source.val is not None:
-            train, val = self._load(source.train), self._load(source.val)
+        train = self._load("train")
+        if self.experiment.data.val is not None:
+            val = self._load("val")
             check_leakage([s.subject_id for s in train], [s.subject_id for s in val])
             return train, val
-        both = self._load(source.train if isinstance(source, PhantomSource) else ".")
-        groups, grades = [s.subject_id for s in both], [s.kl for s in both]
+        groups, grades = [s.subject_id for s in train], [s.kl for s in train]
         split = grouped_folds(groups, grades, self.experiment.folds, self.experiment.training.seed)[self.fold]
-        train, val = ([both[i] for i in part] for part in split)
-        return train, val
+        kept, held = ([train[i] for i in part] for part in split)
+        return kept, held
 
-    def _load(self, folder: str) -> list[LandmarkSample]:
+    def _load(self, split: Split) -> list[LandmarkSample]:
         roi = self.experiment.roi
         return load_samples(
-            self.data_root / folder,
+            self.data_root,
             self.experiment.data,
+            split,
             self.experiment.task,
             spacing_mm=roi.spacing_mm,
             margin=roi.margin,

@@ -5,15 +5,17 @@ import pytest
 import torch
 
 from kneel.augment import AugmentSettings, training_transform, validation_transform
-from kneel.dataset import KneelSource, LandmarkDataset, PhantomSource, center_sample, load_samples
+from kneel.dataset import LandmarkDataset
 from kneel.imaging.cohort import read_cohort
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.geometry import mirror_points
 from kneel.imaging.radiograph import RadiographError, normalize_percentiles
 from kneel.imaging.schema import CENTER, ROI_SIZE, AnnotationError, KneeAnnotation, write_annotations
 from kneel.phantom.cohort import write_cohort
+from kneel.samples import center_sample, load_samples
+from kneel.sources import CropSource, KneelSource, Part, PhantomSource, SeveralSources
 
-SOURCE = PhantomSource(source="phantom")
+SOURCE = PhantomSource(source="phantom", train=".")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def grey_at(picture, points):
 
 def test_hc_samples_are_the_films_own_pixels(cohort):
     """An ROI at the film's own spacing shows the film's grey value at every landmark."""
-    samples = load_samples(cohort, SOURCE, "hc", spacing_mm=0.4, margin=0.0)
+    samples = load_samples(cohort, SOURCE, "train", "hc", spacing_mm=0.4, margin=0.0)
     knees = [(film, knee) for film in read_cohort(cohort) for knee in film.knees]
     assert len(samples) == len(knees)
     for sample, (film, knee) in zip(samples, knees, strict=True):
@@ -44,7 +46,7 @@ def test_hc_samples_are_the_films_own_pixels(cohort):
 
 
 def test_lc_samples_hold_one_centre_inside_and_one_knee(cohort):
-    for sample in load_samples(cohort, SOURCE, "lc", spacing_mm=2.0, margin=0.0):
+    for sample in load_samples(cohort, SOURCE, "train", "lc", spacing_mm=2.0, margin=0.0):
         height, width = sample.picture.shape
         x, y = sample.points[0]
         assert sample.points.shape == (1, 2)
@@ -80,9 +82,9 @@ def test_training_on_a_film_seen_from_behind_mirrors_by_the_look(cohort, tmp_pat
     turned = KneeAnnotation.from_film(knee.subject_id, knee.side, knee.kl, points, radiograph.spacing_mm)
     write_annotations(tmp_path / "annotations.csv", [turned])
     for stage in ("hc", "lc"):
-        as_taken = load_samples(cohort, SOURCE, stage, spacing_mm=0.8, margin=0.0)
+        as_taken = load_samples(cohort, SOURCE, "train", stage, spacing_mm=0.8, margin=0.0)
         (before,) = [s for s in as_taken if s.subject_id == film.subject_id]
-        (after,) = load_samples(tmp_path, SOURCE, stage, spacing_mm=0.8, margin=0.0)
+        (after,) = load_samples(tmp_path, SOURCE, "train", stage, spacing_mm=0.8, margin=0.0)
         np.testing.assert_allclose(after.points, before.points, atol=0.01)
         assert np.abs(after.picture.astype(int) - before.picture).mean() < 1
 
@@ -96,10 +98,10 @@ def test_kneel_pictures_keep_their_points(tmp_path):
     roi = rng.integers(0, 255, (ROI_SIZE, ROI_SIZE)).astype(np.uint8)
     cv2.imwrite(str(tmp_path / "rois" / "900_2_L.png"), roi)
     source = KneelSource(source="kneel_csv", annotations="a.csv", images="rois")
-    (sample,) = load_samples(tmp_path, source, "hc", spacing_mm=0.3, margin=0.0)
+    (sample,) = load_samples(tmp_path, source, "train", "hc", spacing_mm=0.3, margin=0.0)
     np.testing.assert_array_equal(sample.picture, roi)
     np.testing.assert_allclose(sample.points, points, atol=1e-3)
-    (half,) = load_samples(tmp_path, source, "hc", spacing_mm=0.6, margin=0.0)
+    (half,) = load_samples(tmp_path, source, "train", "hc", spacing_mm=0.6, margin=0.0)
     np.testing.assert_allclose(half.points, (points + 0.5) / 2 - 0.5, atol=1e-3)
 
 
@@ -111,7 +113,7 @@ def test_kneel_lc_pictures_are_halved_also_when_one_knee_is_annotated(tmp_path, 
     (tmp_path / "lc").mkdir()
     cv2.imwrite(str(tmp_path / "lc" / "900.png"), np.zeros((200, 300), np.uint8))
     source = KneelSource(source="kneel_csv", annotations="a.csv", images="lc")
-    samples = load_samples(tmp_path, source, "lc", spacing_mm=1.0, margin=0.0)
+    samples = load_samples(tmp_path, source, "train", "lc", spacing_mm=1.0, margin=0.0)
     expected = {"R": [[60, 90]], "L": [[299 - 250, 100]]}
     for side, sample in zip(annotated, samples, strict=True):
         assert sample.picture.shape == (200, 150)
@@ -126,14 +128,19 @@ def test_a_picture_of_another_scale_is_refused(tmp_path):
     with pytest.raises(
         RadiographError, match=r"900, knee R: the joint centre lies outside, at \(160, 190\) of 100 x 66"
     ):
-        load_samples(tmp_path, source, "lc", spacing_mm=1.0, margin=0.0)
+        load_samples(tmp_path, source, "train", "lc", spacing_mm=1.0, margin=0.0)
 
 
 def test_a_table_without_a_knee_is_refused(tmp_path):
     write_annotations(tmp_path / "a.csv", [])
     with pytest.raises(AnnotationError, match="holds no knee"):
         load_samples(
-            tmp_path, KneelSource(source="kneel_csv", annotations="a.csv", images="."), "lc", spacing_mm=1, margin=0
+            tmp_path,
+            KneelSource(source="kneel_csv", annotations="a.csv", images="."),
+            "train",
+            "lc",
+            spacing_mm=1,
+            margin=0,
         )
 
 
@@ -144,11 +151,11 @@ def test_all_bad_pictures_are_named_at_once(tmp_path):
     cv2.imwrite(str(tmp_path / "2_0_R.png"), np.zeros((10, 10), np.uint8))
     source = KneelSource(source="kneel_csv", annotations="a.csv", images=".")
     with pytest.raises(RadiographError, match=r"(?s)3 of 3.*0_0_R.png: missing.*not a picture.*10 x 10, must be 466"):
-        load_samples(tmp_path, source, "hc", spacing_mm=0.3, margin=0.0)
+        load_samples(tmp_path, source, "train", "hc", spacing_mm=0.3, margin=0.0)
 
 
 def test_items_say_which_points_are_inside(cohort):
-    samples = load_samples(cohort, SOURCE, "hc", spacing_mm=0.8, margin=0.0)
+    samples = load_samples(cohort, SOURCE, "train", "hc", spacing_mm=0.8, margin=0.0)
     item = LandmarkDataset(samples, validation_transform((60, 60)))[0]
     assert item["picture"].shape == (1, 60, 60)
     points, visible = item["points"], item["visible"]
@@ -158,3 +165,76 @@ def test_items_say_which_points_are_inside(cohort):
     assert visible[CENTER]
     whole = LandmarkDataset(samples, training_transform(AugmentSettings(), (175, 175)))[0]
     assert whole["visible"].all()
+
+
+@pytest.fixture
+def crops(cohort, tmp_path):
+    """100 mm crops of the cohort's knees at .5 mm, the first one stored with dark bone, and their table."""
+    (tmp_path / "pictures").mkdir()
+    rows = ["file,subject_id,side,kl,split,mm_per_px,inverted," + ",".join(f"x{i},y{i}" for i in range(16))]
+    whole = load_samples(cohort, SOURCE, "train", "hc", spacing_mm=0.5, margin=0.0)
+    for number, sample in enumerate(whole):
+        picture, points = sample.picture[40:240, 40:240], sample.points - 40
+        if sample.side == "L":  # as on the film
+            picture, points = picture[:, ::-1], mirror_points(points, 200)
+        name, dark = f"{sample.subject_id}{sample.side}.png", int(number == 0)
+        cv2.imwrite(str(tmp_path / "pictures" / name), 255 - picture if dark else picture)
+        numbers = ",".join(f"{value:.4f}" for value in points.ravel())
+        split = "val" if number == len(whole) - 1 else "train"
+        rows.append(f"{name},{sample.subject_id},{sample.side},{sample.kl},{split},0.5,{dark},{numbers}")
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    return tmp_path, whole
+
+
+def test_crops_give_the_same_knees_as_the_films_they_were_cut_from(crops):
+    root, whole = crops
+    source = CropSource(source="crops", table="table.csv", images="pictures")
+    samples = [
+        s for split in ("train", "val") for s in load_samples(root, source, split, "hc", spacing_mm=0.5, margin=0.0)
+    ]
+    assert [s.side for s in samples] == [s.side for s in whole]
+    for sample, film in zip(samples, whole, strict=True):
+        # not at one place to the pixel: films are centred on whole pixels of .3 mm
+        np.testing.assert_allclose(np.diff(sample.points, axis=0), np.diff(film.points, axis=0), atol=1e-3)
+        np.testing.assert_allclose(grey_at(sample.picture, sample.points), grey_at(film.picture, film.points), atol=6)
+
+
+def test_a_crop_is_a_small_film_to_the_joint_centre_network(crops):
+    root, _ = crops
+    source = CropSource(source="crops", table="table.csv", images="pictures")
+    for sample in load_samples(root, source, "train", "lc", spacing_mm=2.0, margin=0.0):
+        assert sample.picture.shape == (50, 50)
+        assert np.abs(sample.points - 24.5).max() < 10
+
+
+def test_several_sources_come_together_and_only_training_repeats(crops, cohort, monkeypatch):
+    root, whole = crops
+    (root / "films").symlink_to(cohort / "films")
+    (root / "annotations.csv").write_bytes((cohort / "annotations.csv").read_bytes())
+    both = SeveralSources(
+        source="several",
+        parts=(
+            Part(data=PhantomSource(source="phantom", train=".", val=None)),
+            Part(data=CropSource(source="crops", table="table.csv", images="pictures"), repeat=3),
+        ),
+    )
+    train = load_samples(root, both, "train", "hc", spacing_mm=0.8, margin=0.0)
+    val = load_samples(root, both, "val", "hc", spacing_mm=0.8, margin=0.0)
+    assert len(train) == len(whole) + 3 * (len(whole) - 1)
+    assert len(val) == 1
+    with pytest.raises(ValueError, match="none has a validation set"):
+        SeveralSources(source="several", parts=(Part(data=PhantomSource(source="phantom", val=None)),))
+
+
+def test_a_bad_table_of_crops_is_named_with_line_and_value(crops):
+    root, _ = crops
+    text = (root / "table.csv").read_text()
+    source = CropSource(source="crops", table="table.csv", images="pictures")
+    for old, new, words in (("0.5,1,", "0,1,", "line 2: mm_per_px"), ("inverted,", "dark,", "no column inverted")):
+        (root / "table.csv").write_text(text.replace(old, new, 1))
+        with pytest.raises(AnnotationError, match=words):
+            load_samples(root, source, "train", "hc", spacing_mm=0.5, margin=0.0)
+    (root / "table.csv").write_text(text)
+    (root / "pictures" / f"{crops[1][0].subject_id}{crops[1][0].side}.png").unlink()
+    with pytest.raises(RadiographError, match="missing"):
+        load_samples(root, source, "train", "hc", spacing_mm=0.5, margin=0.0)

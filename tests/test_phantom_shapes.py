@@ -8,7 +8,8 @@ from scipy.stats import spearmanr
 from kneel.phantom.anatomy import Habitus, draw_knee
 from kneel.phantom.condition import Condition
 from kneel.phantom.curves import through_x
-from kneel.phantom.shapes import draw_landmarks, grade_shapes, joint_space_widths
+from kneel.imaging.schema import TIBIA
+from kneel.phantom.shapes import SHAPE_SIZE, draw_landmarks, grade_shapes, joint_space_widths
 
 # Means over the 748 knees of KNEEL's annotations (mm at the detector), KL 0 to 4.
 MEDIAL_JSW_MM = (4.57, 4.59, 4.49, 3.28, 2.35)
@@ -124,3 +125,13 @@ def test_curve_passes_its_knots_without_overshoot():
         assert np.hypot(*(curve - knot).T).min() < 1e-12
     assert curve[:, 1].max() <= 4 + 1e-12
     assert curve[:, 1].min() >= -2 - 1e-12
+
+
+@pytest.mark.parametrize("kl", range(5))
+def test_a_subject_far_from_every_knee_gets_one_all_the_same(kl):
+    """Latent numbers four standard deviations out fit no plausible knee; a cohort does not stop for that."""
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        latent = 4 * np.sign(rng.standard_normal(SHAPE_SIZE))
+        points, _ = draw_landmarks(kl, rng, latent=latent)
+        assert np.diff(points[TIBIA][:, 0]).min() > 0

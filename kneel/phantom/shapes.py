@@ -104,10 +104,12 @@ def draw_landmarks(
         raise ValueError(f"kl is {kl!r}: must be 0 to 4")
     grade = grade_shapes()[kl]
     narrowed: Compartment = "medial" if rng.random() < grade.medial_share else "lateral"
-    for _ in range(_ATTEMPTS):
+    for attempt in range(_ATTEMPTS):
         normal = rng.standard_normal(SHAPE_SIZE)
         if latent is not None:
-            normal = np.sqrt(likeness) * latent + np.sqrt(1 - likeness) * normal
+            # a subject whose latent fits no knee of this grade is let go step by step
+            shared = likeness * min(1.0, 2 * (1 - attempt / _ATTEMPTS))
+            normal = np.sqrt(shared) * latent + np.sqrt(1 - shared) * normal
         weights = np.clip(grade.modes @ normal, -_LIMIT_SD, _LIMIT_SD) * grade.sd
         points = (grade.means[narrowed] + weights @ grade.modes).reshape(16, 2)
         points = _part_bones(points - points[CENTER])

@@ -1,0 +1,127 @@
+"""Crops of knees that carry KNEEL's 16 points: a table beside a folder of pictures.
+
+The layout of the public Chen 2018 set, ``{split}/{kl}/{subject}{side}.png``, with landmarks in a CSV.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from kneel.imaging.geometry import Side
+from kneel.imaging.radiograph import RadiographError
+from kneel.imaging.schema import LANDMARKS, AnnotationError
+
+_POINTS = tuple(f"{axis}{number}" for number in range(len(LANDMARKS)) for axis in "xy")
+_COLUMNS = ("file", "subject_id", "side", "kl", "split", "mm_per_px", "inverted", *_POINTS)
+
+
+@dataclass(frozen=True)
+class AnnotatedCrop:
+    """One knee, cut out of its film by others and annotated.
+
+    Attributes
+    ----------
+    path : Path
+        The picture.
+    subject_id : str
+        Subject.
+    side : {"L", "R"}
+        Laterality; left knees are as on the film, not mirrored.
+    kl : int
+        Kellgren-Lawrence grade, 0 to 4.
+    split : str
+        Part of the data set that the knee belongs to.
+    mm_per_px : float
+        Pixel size.
+    inverted : bool
+        Whether bone is dark in the stored picture.
+    points : ndarray, shape (16, 2)
+        (x, y) in pixels of the picture as stored, order of `kneel.imaging.schema.LANDMARKS`.
+    """
+
+    path: Path
+    subject_id: str
+    side: Side
+    kl: int
+    split: str
+    mm_per_px: float
+    inverted: bool
+    points: NDArray[np.float64]
+
+    def read(self) -> NDArray[np.uint8]:
+        """Read the picture, bright bone.
+
+        Returns
+        -------
+        ndarray, shape (H, W), uint8
+            Inverted pictures are righted.
+
+        Raises
+        ------
+        RadiographError
+            The picture is missing or is none.
+        """
+        picture = cv2.imread(str(self.path), cv2.IMREAD_GRAYSCALE) if self.path.is_file() else None
+        if picture is None:
+            raise RadiographError(f"{self.path}: {'not a picture' if self.path.is_file() else 'missing'}")
+        grey = picture.astype(np.uint8, copy=False)
+        return 255 - grey if self.inverted else grey
+
+
+def read_crops(table: str | os.PathLike[str], images: str | os.PathLike[str]) -> list[AnnotatedCrop]:
+    """Read a table of annotated crops; the pictures themselves are not read.
+
+    Parameters
+    ----------
+    table : path_like
+        CSV with columns file, subject_id, side, kl, split, mm_per_px, inverted (0 or 1), x0, y0 ... x15, y15.
+    images : path_like
+        Folder that the column ``file`` starts from.
+
+    Returns
+    -------
+    list of AnnotatedCrop
+        In the order of the table.
+
+    Raises
+    ------
+    AnnotationError
+        A column is missing or a value cannot be read; says file, line, column and what would be right.
+    """
+    with Path(table).open(newline="", encoding="utf-8") as stream:
+        rows = csv.DictReader(stream)
+        missing = [name for name in _COLUMNS if name not in (rows.fieldnames or ())]
+        if missing:
+            raise AnnotationError(f"{table}: no column {', '.join(missing)}; needs {', '.join(_COLUMNS)}")
+        return [_parse(row, Path(images), f"{table}, line {number}") for number, row in enumerate(rows, start=2)]
+
+
+def _parse(row: dict[str, str], images: Path, where: str) -> AnnotatedCrop:
+    for column, allowed in (("side", "LR"), ("kl", "01234"), ("inverted", "01")):
+        if row[column] not in tuple(allowed):
+            raise AnnotationError(f"{where}: {column} is {row[column]!r}, must be one of {', '.join(allowed)}")
+    points = np.array([_number(row, column, where) for column in _POINTS]).reshape(-1, 2)
+    mm_per_px = _number(row, "mm_per_px", where)
+    if mm_per_px <= 0:
+        raise AnnotationError(f"{where}: mm_per_px is {mm_per_px}, must be positive")
+    side: Side = "L" if row["side"] == "L" else "R"
+    inverted = row["inverted"] == "1"
+    who = row["subject_id"], side, int(row["kl"]), row["split"]
+    return AnnotatedCrop(images / row["file"], *who, mm_per_px, inverted, points)
+
+
+def _number(row: dict[str, str], column: str, where: str) -> float:
+    try:
+        value = float(row[column])
+    except (ValueError, TypeError):
+        value = np.nan
+    if not np.isfinite(value):
+        raise AnnotationError(f"{where}: {column} is {row[column]!r}, must be a number")
+    return value
