@@ -43,6 +43,8 @@ class AugmentSettings(Settings):
         Largest shift either way, as a share of the picture.
     window : float
         Probability that all outside a random rectangle around the landmarks goes dark, as under collimation.
+    invert : float
+        Probability that bone goes dark. In every second such picture black stays black, as outside a film.
     gamma : (float, float)
         Range of the exponent of the grey values.
     noise : float
@@ -63,6 +65,7 @@ class AugmentSettings(Settings):
     shear: float = Field(0.0, ge=0, lt=90)
     shift: float = Field(0.0, ge=0, le=1)
     window: float = Field(0.0, ge=0, le=1)
+    invert: float = Field(0.0, ge=0, le=1)
     gamma: Range = (1.0, 1.0)
     noise: float = Field(0.0, ge=0, le=1)
     salt_pepper: float = Field(0.0, ge=0, le=1)
@@ -119,6 +122,37 @@ class RandomWindow(v2.Transform):
         dark = torch.zeros_like(image)
         dark[..., top : bottom + 1, left : right + 1] = image[..., top : bottom + 1, left : right + 1]
         return tv_tensors.wrap(dark, like=image), points
+
+
+class RandomPolarity(v2.Transform):
+    """Turn bright bone into dark bone.
+
+    Parameters
+    ----------
+    probability : float
+        How often. Every second time pixels that are 0 stay so: the black that ROIs and windows have outside a film.
+    """
+
+    _transformed_types = (tv_tensors.Image,)
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw whether, and whether black stays."""
+        chance = float(torch.rand(()))
+        return {"invert": chance < self.probability, "keep_black": chance < self.probability / 2}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Apply it to a picture in [0, 1]."""
+        if not params["invert"]:
+            return inpt
+        picture = inpt.as_subclass(Tensor)
+        inverted = (1 - picture).clamp(min=0)  # interpolation may have left a white pixel a rounding error above 1
+        if params["keep_black"]:
+            inverted = inverted.masked_fill(picture == 0, 0)
+        return tv_tensors.wrap(inverted, like=inpt)
 
 
 class RandomGamma(v2.Transform):
@@ -254,6 +288,8 @@ def training_transform(settings: AugmentSettings, size: tuple[int, int]) -> v2.C
     steps.append(v2.CenterCrop(size[::-1]))
     if s.window:
         steps.append(RandomWindow(s.window))
+    if s.invert:
+        steps.append(RandomPolarity(s.invert))
     if s.gamma != (1.0, 1.0):
         steps.append(RandomGamma(*s.gamma))
     if s.blur:

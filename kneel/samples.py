@@ -66,17 +66,21 @@ def load_samples(
     FileNotFoundError, AnnotationError, RadiographError
         A picture is missing or cannot be read; all such files are named in one message.
     """
-    grid = {"stage": stage, "spacing_mm": spacing_mm, "margin": margin}
     if isinstance(source, SeveralSources):
-        parts = [(load_samples(root, part.data, split, **grid), part.repeat) for part in source.parts]
-        return [sample for samples, repeat in parts for sample in samples * (repeat if split == "train" else 1)]
+        samples = []
+        for part in source.parts:
+            once = load_samples(root, part.data, split, stage, spacing_mm=spacing_mm, margin=margin)
+            samples += once * (part.repeat if split == "train" else 1)
+        return samples
     if split == "val" and source.val is None:
         return []
     if isinstance(source, PhantomSource):
         folder = root / str(getattr(source, split))
-        return _in_parallel(partial(_cut_film, **grid), read_cohort(folder), str(folder))
+        cut_film = partial(_cut_film, stage=stage, spacing_mm=spacing_mm, margin=margin)
+        return _in_parallel(cut_film, read_cohort(folder), str(folder))
     if isinstance(source, CropSource):
-        return _in_parallel(partial(_cut_crop, **grid), _crops_of(root, source, split), str(root / source.images))
+        cut_crop = partial(_cut_crop, stage=stage, spacing_mm=spacing_mm, margin=margin)
+        return _in_parallel(cut_crop, _crops_of(root, source, split), str(root / source.images))
     return _load_kneel(root, source, stage, spacing_mm)
 
 
@@ -129,7 +133,7 @@ def _cut_film(film: CohortFilm, *, stage: Stage, spacing_mm: float, margin: floa
     if radiograph.spacing_mm is None:
         raise RadiographError(f"{film.path}: no spacing, so annotations in mm cannot be placed on it")
     grey = normalize_percentiles(radiograph.pixels, padding=radiograph.padding)
-    picture = np.rint(grey * 255).astype(np.uint8)
+    picture = _to_bytes(grey)
     sides: list[Side] = [radiograph.look_of(knee.side) for knee in film.knees]
     points = [knee.film_points(radiograph.spacing_mm) for knee in film.knees]
     if stage == "hc":
@@ -209,11 +213,15 @@ def _roi_sample(
 
 
 def _cut_crop(crop: AnnotatedCrop, *, stage: Stage, spacing_mm: float, margin: float) -> list[LandmarkSample]:
-    """Treat a crop as a small film of one knee."""
-    picture, spacing = crop.read(), (crop.mm_per_px, crop.mm_per_px)
+    """Treat a crop as a small film of one knee, its grey levels as reading would see them."""
+    picture, spacing = _to_bytes(normalize_percentiles(crop.read())), (crop.mm_per_px, crop.mm_per_px)
     if stage == "hc":
         return [_roi_sample(picture, crop, crop.points, crop.side, spacing, spacing_mm, margin)]
     return [center_sample(picture, crop, crop.points, crop.side, spacing, spacing_mm=spacing_mm, halves=False)]
+
+
+def _to_bytes(grey: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return np.rint(grey * 255).astype(np.uint8)
 
 
 def _read_picture(path: Path) -> NDArray[np.uint8]:

@@ -7,6 +7,7 @@ from kneel.augment import (
     AugmentSettings,
     PixelCentred,
     RandomGamma,
+    RandomPolarity,
     training_transform,
     validation_transform,
 )
@@ -71,6 +72,7 @@ SWITCHES = {
     "shear": 10.0,
     "shift": 0.2,
     "window": 1.0,
+    "invert": 1.0,
     "gamma": (1.3, 1.5),
     "noise": 0.2,
     "salt_pepper": 0.2,
@@ -126,3 +128,22 @@ def test_points_may_leave_and_are_not_clamped():
 def test_gamma_by_hand():
     image = tv_tensors.Image(torch.tensor([[[0.25, 1.0, 0.0]]]))
     torch.testing.assert_close(RandomGamma(2.0, 2.0)(image).as_subclass(torch.Tensor), image.square())
+
+
+def test_polarity_turns_the_picture_around_and_may_keep_what_is_outside_it():
+    """Of 60 draws at probability .5 about half are turned; half of these keep black, as outside a film."""
+    torch.manual_seed(0)
+    stripes = torch.tensor([0, 0.25, 1 + 1e-7]).repeat(1, 8, 4)
+    turned, kept = 1 - stripes.clamp(max=1), torch.tensor([0, 0.75, 0]).repeat(1, 8, 4)
+    counts = [0, 0, 0]
+    for _ in range(60):
+        image, points = RandomPolarity(0.5)(
+            tv_tensors.Image(stripes), tv_tensors.KeyPoints(torch.tensor([SPOT]), canvas_size=(8, 12))
+        )
+        torch.testing.assert_close(points.as_subclass(torch.Tensor), torch.tensor([SPOT]))
+        matches = [torch.allclose(image, each, atol=1e-6) for each in (stripes, turned, kept)]
+        assert sum(matches) == 1
+        assert image.min() >= 0  # a gamma of less than 0 would be no number
+        counts[matches.index(True)] += 1
+    assert 20 <= counts[0] <= 40
+    assert min(counts[1:]) >= 8

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -22,6 +23,9 @@ from kneel.imaging.schema import KneeAnnotation, write_annotations
 from kneel.phantom.dicom_file import dicom_bytes
 from kneel.phantom.film import Implant
 from kneel.phantom.render import FilmSpec, render_film
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 FILM_COLUMNS = (
     "subject_id",
@@ -145,11 +149,13 @@ def write_cohort(
     tasks = _tasks(n, seed, jobs, first_subject)
     options = CohortOptions(single_knee_fraction, implant_fraction, spacing_mm)
     root = Path(directory)
-    _claim(root, {subject for subject, _ in tasks})
+    claim_folders(root, {subject for subject, _ in tasks})
     work = partial(_write_film, root, seed, options)
     annotations: list[KneeAnnotation] = []
     rows = []
-    for knees, row in tqdm(_run(work, tasks, jobs), total=n, desc="phantom films", unit="film", disable=not progress):
+    for knees, row in tqdm(
+        run_tasks(work, tasks, jobs), total=n, desc="phantom films", unit="film", disable=not progress
+    ):
         annotations += knees
         rows.append(row)
     cohort = Cohort(
@@ -171,10 +177,22 @@ def _tasks(n: int, seed: int, jobs: int, first_subject: int | None) -> list[tupl
     return [(str(first_subject + index), index) for index in range(n)]
 
 
-def _claim(root: Path, subjects: set[str]) -> None:
+def claim_folders(root: Path, subjects: set[str]) -> None:
     """Make the folders; refuse films that the tables of this cohort would not know, drop tables of another writing.
 
     Should the writing be broken off, films without tables are no cohort; with old tables they would be a false one.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the cohort.
+    subjects : set of str
+        Subjects that will be written.
+
+    Raises
+    ------
+    FileExistsError
+        The folder holds films of others.
     """
     films = root / "films"
     films.mkdir(parents=True, exist_ok=True)
@@ -255,9 +273,23 @@ def _write_film(
     return knees, dict(zip(FILM_COLUMNS, values, strict=True))
 
 
-def _run(
-    work: partial[tuple[list[KneeAnnotation], dict[str, object]]], tasks: list[tuple[str, int]], jobs: int
-) -> Iterator[tuple[list[KneeAnnotation], dict[str, object]]]:
+def run_tasks(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) -> Iterator[Result]:
+    """Do tasks one after the other, or in several processes with one OpenCV thread each.
+
+    Parameters
+    ----------
+    work : callable
+        Must be picklable when `jobs` is more than 1.
+    tasks : sequence
+        What to call it with.
+    jobs : int
+        Processes.
+
+    Yields
+    ------
+    object
+        One result a task, in their order.
+    """
     if jobs == 1:
         yield from map(work, tasks)
         return
