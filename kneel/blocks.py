@@ -6,6 +6,8 @@ Shapes: B batch, C channels, H x W feature map.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -36,29 +38,100 @@ def conv_bn(channels: int, out_channels: int, kernel: int = 3, *, stride: int = 
     return nn.Sequential(*layers, nn.ReLU(inplace=True)) if relu else nn.Sequential(*layers)
 
 
-class MultiScaleBlock(nn.Module):
-    """Hierarchical, parallel, multi-scale residual block.
+class SqueezeExcitation(nn.Module):
+    """Weigh the channels by what the whole map holds (Hu, Shen, Sun, CVPR 2018).
 
-    Three 3x3 convolutions in a row; their outputs, seen at three receptive fields, are concatenated and added to the
-    skip connection.
+    Parameters
+    ----------
+    channels : int
+        Width C.
+    ratio : int
+        The bottleneck between the two layers has C / ratio units.
+    """
+
+    def __init__(self, channels: int, ratio: int) -> None:
+        super().__init__()
+        if channels < ratio:
+            raise ValueError(
+                f"squeeze-and-excitation ratio {ratio}: must not be above the width of a block, {channels}"
+            )
+        self.fc1 = nn.Linear(channels, channels // ratio)
+        self.fc2 = nn.Linear(channels // ratio, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape."""
+        weight = self.fc2(self.fc1(x.mean((-2, -1))).relu()).sigmoid()
+        return x * weight[..., None, None]
+
+
+class ResidualBlock(nn.Module, ABC):
+    """What the blocks share: a branch, squeezed and excited or not, plus a skip connection.
 
     Parameters
     ----------
     channels, out_channels : int
-        Widths before and after.
+        Widths before and after; a convolution in the skip connection where they differ.
+    se_ratio : int or None
+        Ratio of a squeeze-and-excitation at the end of the branch, or none.
     """
 
-    def __init__(self, channels: int, out_channels: int) -> None:
+    def __init__(self, channels: int, out_channels: int, se_ratio: int | None = None) -> None:
         super().__init__()
+        self.skip = conv_bn(channels, out_channels, relu=False) if channels != out_channels else nn.Identity()
+        self.se = nn.Identity() if se_ratio is None else SqueezeExcitation(out_channels, se_ratio)
+
+    @abstractmethod
+    def branch(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, out_channels, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, out_channels, H, W)."""
+        return self.se(self.branch(x)) + self.skip(x)
+
+
+class MultiScaleBlock(ResidualBlock):
+    """Hierarchical, parallel, multi-scale block (Bulat, Tzimiropoulos, ICCV 2017).
+
+    Three 3x3 convolutions in a row; their outputs, seen at three receptive fields, are concatenated.
+
+    Parameters
+    ----------
+    channels, out_channels, se_ratio
+        As in `ResidualBlock`.
+    """
+
+    def __init__(self, channels: int, out_channels: int, se_ratio: int | None = None) -> None:
+        super().__init__(channels, out_channels, se_ratio)
         half, quarter = out_channels // 2, out_channels // 4
         self.scale1 = conv_bn(channels, half)
         self.scale2 = conv_bn(half, quarter)
         self.scale3 = conv_bn(quarter, out_channels - half - quarter, relu=False)
-        self.skip = conv_bn(channels, out_channels, relu=False) if channels != out_channels else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def branch(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> (B, out_channels, H, W)."""
         first = self.scale1(x)
         second = self.scale2(first)
-        third = self.scale3(second)
-        return torch.cat([first, second, third], dim=1) + self.skip(x)
+        return torch.cat([first, second, self.scale3(second)], dim=1)
+
+
+class BottleneckBlock(ResidualBlock):
+    """Bottleneck block of the regular hourglass: three convolutions, the middle one at half the width.
+
+    All of them are 3x3: only so the network has the 6,958,480 parameters that were counted in the original.
+
+    Parameters
+    ----------
+    channels, out_channels, se_ratio
+        As in `ResidualBlock`.
+    """
+
+    def __init__(self, channels: int, out_channels: int, se_ratio: int | None = None) -> None:
+        super().__init__(channels, out_channels, se_ratio)
+        half = out_channels // 2
+        self.bottleneck = conv_bn(channels, half)
+        self.conv = conv_bn(half, half)
+        self.out = conv_bn(half, out_channels, relu=False)
+
+    def branch(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, out_channels, H, W)."""
+        return self.out(self.conv(self.bottleneck(x)))

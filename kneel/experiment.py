@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from kneel.augment import AugmentSettings
 from kneel.engine.config import Settings, TrainingConfig
+from kneel.losses import LossSettings
 from kneel.metrics import METRICS
 from kneel.mixup import Variant
 from kneel.network import HourglassSettings
@@ -30,26 +31,6 @@ class RoiSettings(Settings):
     spacing_mm: float = Field(gt=0)
     size: tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]]
     margin: float = Field(0.0, ge=0)
-
-
-class LossSettings(Settings):
-    """Wing loss, in pixels of the ROI (see `kneel.losses.wing`), and what sharpens the heat maps.
-
-    Attributes
-    ----------
-    width : float
-        Where the logarithm ends, pixels.
-    curvature : float
-        Steepness at 0, pixels.
-    spread : float
-        Weight of the heat maps' width in pixels. Soft-argmax alone leaves maps as wide as they like; narrow ones learn
-        faster and say how sure they are (Nibali et al., arXiv:1801.07372, regularise the variance likewise). 0 is
-        KNEEL's own loss.
-    """
-
-    width: float = Field(15.0, gt=0)
-    curvature: float = Field(3.0, gt=0)
-    spread: float = Field(0.0, ge=0)
 
 
 class MixupSettings(Settings):
@@ -83,7 +64,7 @@ class LandmarkExperiment(Settings):
     augment : AugmentSettings
         What is varied.
     loss : LossSettings
-        Wing loss.
+        What is minimised.
     mixup : MixupSettings or None
         Mixup, or none.
     transfer : str or None

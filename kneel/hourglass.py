@@ -6,11 +6,17 @@ the released code; weights load only that way.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kneel.blocks import MultiScaleBlock, conv_bn
+from kneel.blocks import BottleneckBlock, MultiScaleBlock, ResidualBlock, conv_bn
 
+BlockName = Literal["multiscale", "regular"]
+BLOCKS: dict[BlockName, type[ResidualBlock]] = {"multiscale": MultiScaleBlock, "regular": BottleneckBlock}
 STRIDE = 4  # image pixels per heat-map cell
 
 
@@ -23,26 +29,36 @@ class Hourglass(nn.Module):
         How many times the map is halved.
     channels, out_channels : int
         Widths before and after.
+    block : callable
+        ``block(channels, out_channels)`` makes a block.
     align_corners : bool
         How the lower branch is brought back to size: the authors' network aligns the corner cells (True), which shifts
         cells by up to half a cell against the pooling; False is the inverse of the pooling.
     """
 
-    def __init__(self, depth: int, channels: int, out_channels: int, *, align_corners: bool) -> None:
+    def __init__(
+        self,
+        depth: int,
+        channels: int,
+        out_channels: int,
+        *,
+        block: Callable[[int, int], ResidualBlock],
+        align_corners: bool,
+    ) -> None:
         super().__init__()
         self.align_corners = align_corners
-        self.lower1 = MultiScaleBlock(channels, channels)
-        self.lower2 = MultiScaleBlock(channels, channels)
-        self.lower3 = MultiScaleBlock(channels, channels)
+        self.lower1 = block(channels, channels)
+        self.lower2 = block(channels, channels)
+        self.lower3 = block(channels, channels)
         self.lower4 = (
-            Hourglass(depth - 1, channels, out_channels, align_corners=align_corners)
+            Hourglass(depth - 1, channels, out_channels, block=block, align_corners=align_corners)
             if depth > 1
-            else MultiScaleBlock(channels, out_channels)
+            else block(channels, out_channels)
         )
-        self.lower5 = MultiScaleBlock(out_channels, out_channels)
-        self.upper1 = MultiScaleBlock(channels, channels)
-        self.upper2 = MultiScaleBlock(channels, channels)
-        self.upper3 = MultiScaleBlock(channels, out_channels)
+        self.lower5 = block(out_channels, out_channels)
+        self.upper1 = block(channels, channels)
+        self.upper2 = block(channels, channels)
+        self.upper3 = block(channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> (B, out_channels, H, W)."""
@@ -65,6 +81,10 @@ class HourglassNet(nn.Module):
         Base width N; the hourglass works at 4 N and answers at 8 N.
     depth : int
         How many times the hourglass halves its map; the smallest map is the image / (4 * 2 ** depth).
+    block : {"multiscale", "regular"}
+        Multi-scale or bottleneck blocks.
+    se_ratio : int or None
+        Squeeze-and-excitation in every block with this ratio (the authors' is 16), or none.
     dropout : float
         Share of channels dropped before each mixer convolution while training.
     align_corners : bool
@@ -78,16 +98,16 @@ class HourglassNet(nn.Module):
         channels: int = 1,
         width: int = 24,
         depth: int = 4,
+        block: BlockName = "multiscale",
+        se_ratio: int | None = None,
         dropout: float = 0.25,
         align_corners: bool = False,
     ) -> None:
         super().__init__()
-        n = width
-        self.layer1 = nn.Sequential(*conv_bn(channels, n, 7, stride=2), MultiScaleBlock(n, 2 * n))
-        self.layer2 = nn.Sequential(
-            MultiScaleBlock(2 * n, 2 * n), MultiScaleBlock(2 * n, 2 * n), MultiScaleBlock(2 * n, 4 * n)
-        )
-        self.hourglass = Hourglass(depth, 4 * n, 8 * n, align_corners=align_corners)
+        n, make = width, partial(BLOCKS[block], se_ratio=se_ratio)
+        self.layer1 = nn.Sequential(*conv_bn(channels, n, 7, stride=2), make(n, 2 * n))
+        self.layer2 = nn.Sequential(make(2 * n, 2 * n), make(2 * n, 2 * n), make(2 * n, 4 * n))
+        self.hourglass = Hourglass(depth, 4 * n, 8 * n, block=make, align_corners=align_corners)
         self.mixer = nn.Sequential(
             nn.Dropout2d(dropout), conv_bn(8 * n, 8 * n), nn.Dropout2d(dropout), conv_bn(8 * n, 4 * n)
         )

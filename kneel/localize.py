@@ -30,8 +30,9 @@ DOUBTFUL = 0.5
 CLEAR_LOOK = 1.05  # a look is clear when the landmarks of the other one are at least so much less sharp
 TWO_KNEES_MM = 300.0  # films from this width on are made for two knees
 MIN_SEPARATION_MM = 80.0  # of two joint centres on one film; knees are wider than that
-# heights in mm tried for a film without spacing: from a crop of the joint to a 43 cm cassette
-NOMINAL_HEIGHTS_MM = (100.0, 145.0, 210.0, 300.0, 430.0)
+# heights in mm tried for a film without spacing: from a strip along the joint to a 43 cm cassette
+NOMINAL_HEIGHTS_MM = (65.0, 100.0, 145.0, 210.0, 300.0, 430.0)
+SURE = 0.8  # confidence at which no other scale of a film without spacing is tried
 PLAUSIBLE_SCALE = (0.7, 1.4)  # size of a knee against the mean; beyond it the spacing is doubted
 
 
@@ -204,7 +205,7 @@ class KneeLocalizer:
         return sorted(knees, key=lambda knee: knee.side, reverse=True)
 
     def _at_any_scale(self, film: Picture, radiograph: Radiograph) -> list[LocatedKnee]:
-        """Try the nominal heights, correct each by the size of the knees found, and keep the surest answer."""
+        """Try the nominal heights, each corrected by the knees' size, until an answer is sure; else the surest."""
         answers = []
         for height_mm in NOMINAL_HEIGHTS_MM:
             step = height_mm / film.shape[0]
@@ -214,6 +215,8 @@ class KneeLocalizer:
                 step /= float(np.mean(sizes))
                 knees = self._at_spacing(film, radiograph, (step, step)) or knees
             answers.append(knees)
+            if _certainty(knees)[0] >= SURE:
+                break
         return [replace(knee, flags=("nominal_scale", *knee.flags)) for knee in max(answers, key=_certainty)]
 
     def _at_spacing(self, film: Picture, radiograph: Radiograph, spacing_mm: Spacing) -> list[LocatedKnee]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from kneel.codec import SoftArgmax
 from kneel.engine.config import Settings
-from kneel.hourglass import STRIDE, HourglassNet
+from kneel.hourglass import STRIDE, BlockName, HourglassNet
+
+CRITERION = "criterion"  # name under which a loss that learns is trained along with the network
 
 
 class HourglassSettings(Settings):
@@ -23,6 +26,10 @@ class HourglassSettings(Settings):
         Base width N.
     depth : int
         How many times the hourglass halves its map.
+    block : {"multiscale", "regular"}
+        Multi-scale or bottleneck blocks.
+    se_ratio : int or None
+        Ratio of the squeeze-and-excitation in every block, or none.
     dropout : float
         Share of channels dropped before the mixer convolutions.
     channels : int
@@ -35,10 +42,18 @@ class HourglassSettings(Settings):
 
     width: int = Field(24, ge=4)
     depth: int = Field(4, ge=1, le=6)
+    block: BlockName = "multiscale"
+    se_ratio: int | None = Field(None, ge=2)
     dropout: float = Field(0.25, ge=0, lt=1)
     channels: Literal[1, 3] = 1
     align_corners: bool = False
     grid: Literal["center", "corner"] = "center"
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.se_ratio is not None and self.se_ratio > 2 * self.width:
+            raise ValueError(f"se_ratio = {self.se_ratio}: must not be above twice the width, {2 * self.width}")
+        return self
 
 
 class Located(NamedTuple):
@@ -80,6 +95,8 @@ class LandmarkNet(nn.Module):
             channels=settings.channels,
             width=settings.width,
             depth=settings.depth,
+            block=settings.block,
+            se_ratio=settings.se_ratio,
             dropout=settings.dropout,
             align_corners=settings.align_corners,
         ).to(memory_format=torch.channels_last)  # the layout that CPUs with bfloat16 units and tensor cores convolve in
@@ -121,6 +138,22 @@ def build_network(arguments: dict) -> LandmarkNet:
         Untrained.
     """
     return LandmarkNet(**{**arguments, "settings": HourglassSettings(**arguments["settings"])})
+
+
+def network_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out what a loss learnt beside the network.
+
+    Parameters
+    ----------
+    weights : mapping of str to Tensor
+        Of a snapshot.
+
+    Returns
+    -------
+    dict of str to Tensor
+        What `build_network`'s network loads.
+    """
+    return {name: value for name, value in weights.items() if not name.startswith(f"{CRITERION}.")}
 
 
 def network_arguments(landmarks: int, mean: float, std: float, settings: HourglassSettings) -> dict:

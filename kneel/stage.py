@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kneel.engine.snapshot import load_snapshot
 from kneel.imaging.geometry import RoiFrame, Side, Spacing
-from kneel.network import LandmarkNet, build_network
+from kneel.network import LandmarkNet, build_network, network_weights
 from kneel.shape import MeanShape
 
 Picture = NDArray[np.float32]
@@ -83,7 +83,7 @@ class Stage:
             if "spread_mm" not in meta.get("metrics", {}):
                 raise ValueError(f"{path}: no metrics.spread_mm: without it nothing tells a knee from noise")
             net = build_network(meta["network"])
-            net.load_state_dict(weights)
+            net.load_state_dict(network_weights(weights))
             nets.append(net)
             rois.append((meta["roi"]["spacing_mm"], tuple(meta["roi"]["size"])))
             spreads.append(meta["metrics"]["spread_mm"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ from kneel.engine.fit import FitResult, fit
 from kneel.engine.folds import LeakageError, check_leakage, grouped_folds
 from kneel.engine.snapshot import load_snapshot
 from kneel.experiment import LandmarkExperiment
-from kneel.losses import visible_mean, wing
+from kneel.losses import build_criterion, visible_mean
 from kneel.metrics import error_summary, radial_errors
 from kneel.mixup import mixup_loss
-from kneel.network import LandmarkNet, build_network, network_arguments
+from kneel.network import CRITERION, LandmarkNet, build_network, network_arguments, network_weights
 from kneel.samples import Split, load_samples
 from kneel.shape import MeanShape
 
@@ -100,16 +100,23 @@ class LandmarkTask:
         mean, std = grey_statistics([sample.picture for sample in self.samples[0]])
         return network_arguments(LANDMARKS[self.experiment.task], mean, std, self.experiment.model)
 
+    @cached_property
+    def criterion(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Loss of each coordinate; a module where it has something to learn."""
+        return build_criterion(self.experiment.loss, LANDMARKS[self.experiment.task])
+
     def build_model(self) -> LandmarkNet:
-        """Build the network, on transferred weights if there are any."""
+        """Build the network, on transferred weights if there are any; what the loss learns is trained with it."""
         net = build_network(self.arguments)
+        if isinstance(self.criterion, nn.Module):
+            net.add_module(CRITERION, self.criterion)
         if self.transfer is not None:
             weights, meta = load_snapshot(self.transfer)
             if meta.get("split") != self.split:
                 raise LeakageError(
                     f"{self.transfer}: trained on another split of subjects; needs the same data, folds and seed"
                 )
-            body = {name: tensor for name, tensor in weights.items() if ".out_block." not in name}
+            body = {name: value for name, value in network_weights(weights).items() if ".out_block." not in name}
             own = net.state_dict()
             odd = [name for name in body if name not in own or own[name].shape != body[name].shape]
             if odd:
@@ -135,16 +142,16 @@ class LandmarkTask:
         """Leave the order to the engine: every sample once an epoch."""
 
     def training_loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """Wing loss of the points inside the picture, mixed up if asked."""
-        settings = self.experiment.loss
+        """Loss of the points inside the picture, mixed up if asked."""
+        sharpen = self.experiment.loss.spread
 
         def loss(pictures: Tensor, order: Tensor | None) -> Tensor:
             points, visible = batch["points"], batch["visible"]
             if order is not None:
                 points, visible = points[order], visible[order]
             located = model(pictures)
-            error = wing(located.points, points, width=settings.width, curvature=settings.curvature)
-            return visible_mean(error, visible) + settings.spread * visible_mean(located.spread[..., None], visible)
+            error = visible_mean(self.criterion(located.points, points), visible)
+            return error + sharpen * visible_mean(located.spread[..., None], visible)
 
         mixup = self.experiment.mixup
         if mixup is None:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from kneel.blocks import BottleneckBlock, MultiScaleBlock, SqueezeExcitation
 from kneel.codec import SoftArgmax
 from kneel.hourglass import STRIDE, HourglassNet
-from kneel.losses import visible_mean, wing
+from kneel.losses import LossSettings, RobustLoss, build_criterion, elastic, visible_mean, wing
 from kneel.mixup import mixed_loss
 
 PARITY = Path(__file__).resolve().parents[1].parent / "shared" / "parity"
@@ -112,6 +113,78 @@ def test_a_flat_map_decodes_to_the_middle_with_the_spread_of_a_box():
     assert float(codec.spread(heatmaps, size)) == pytest.approx(expected, rel=1e-5)
 
 
+ROBUST = {"kind": "robust", "scale_init": 0.01}  # the authors' scale, in the unit of their points
+
+
+@needs_parity
+@pytest.mark.parametrize("scale", ["unit", "px"])
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"kind": "l1"}, "l1"),
+        ({"kind": "l2"}, "l2"),
+        ({"kind": "elastic"}, "elastic_0.5"),
+        ({"kind": "elastic", "l2_share": 0.3}, "elastic_0.3"),
+        (ROBUST, "robust"),
+        ({"kind": "wing"}, "wing_15_3"),
+    ],
+)
+def test_the_losses_are_the_authors(scale, settings, name):
+    tensors = original("kneel_losses.npz")
+    prediction = tensors[f"{scale}_pred"].requires_grad_()
+    loss = build_criterion(LossSettings(**settings), 16)(prediction, tensors[f"{scale}_gt"]).mean()
+    loss.backward()
+    torch.testing.assert_close(loss.detach(), tensors[f"{scale}_{name}"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(prediction.grad, tensors[f"{scale}_{name}_grad"], rtol=1e-5, atol=1e-5)
+
+
+def test_elastic_by_hand():
+    assert float(elastic(torch.tensor([3.0]), torch.tensor([1.0]), l2_share=0.25)) == 0.75 * 2 + 0.25 * 4
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.5, 1.0, 1.7, 1.98])
+def test_the_robust_loss_is_a_density_for_every_shape(alpha):
+    """exp(-loss) integrates to 1 over all errors, whatever its shape and scale."""
+    loss = RobustLoss(1, alpha_init=alpha, scale_init=0.5)
+    # errors on a grid that is even in sinh: heavy tails reach far
+    t = torch.linspace(-12, 12, 20001, dtype=torch.float64)
+    errors = 0.5 * torch.sinh(t)
+    with torch.no_grad():
+        density = (-loss(errors[:, None, None].expand(-1, 1, 2), torch.zeros(()))).exp()[:, 0, 0]
+    missing = 0.03 if alpha < 0.1 else 2e-3  # beyond the grid
+    assert float(torch.trapezoid(density.double(), errors)) == pytest.approx(1, abs=missing)
+
+
+def test_the_robust_loss_tends_to_a_gaussian_and_to_a_cauchy():
+    error = torch.linspace(0, 4, 9)[:, None, None].expand(-1, 1, 2)
+    with torch.no_grad():
+        gaussian = RobustLoss(1, alpha_init=1.998, scale_init=2.0)(error, torch.zeros(()))
+        cauchy = RobustLoss(1, alpha_init=0.002, scale_init=2.0)(error, torch.zeros(()))
+    torch.testing.assert_close(gaussian, -torch.distributions.Normal(0, 2.0).log_prob(error), rtol=0, atol=0.015)
+    scaled = torch.distributions.Cauchy(0, 2**0.5 * 2.0)
+    torch.testing.assert_close(
+        cauchy - cauchy[0], scaled.log_prob(error[0]) - scaled.log_prob(error), rtol=0, atol=0.01
+    )
+
+
+def test_the_robust_loss_learns_the_distribution_of_its_errors():
+    torch.manual_seed(0)
+    loss = RobustLoss(1, alpha_init=1.9, scale_init=1.0)
+    errors = 3 * torch.randn(4000, 1, 2)
+    optimizer = torch.optim.Adam(loss.parameters(), 0.05)
+    for _ in range(400):
+        optimizer.zero_grad()
+        loss(errors, torch.zeros(())).mean().backward()
+        optimizer.step()
+    entropy = np.log(3) + 0.5 * np.log(2 * np.pi * np.e)  # no density does better on Gaussian errors
+    assert float(loss(errors, torch.zeros(())).mean()) == pytest.approx(entropy, abs=0.02)
+
+
+def test_a_parameter_of_another_loss_is_refused():
+    with pytest.raises(ValueError, match=r"width = 10\.0 acts only with kind wing, not l1"):
+        LossSettings(kind="l1", width=10.0)
+
+
 def test_wing_by_hand_is_continuous_and_has_its_slopes():
     target = torch.zeros(1)
     near, far = wing(torch.tensor([15 - 1e-4]), target), wing(torch.tensor([15 + 1e-4]), target)
@@ -135,8 +208,36 @@ def test_any_image_size_gives_maps_of_a_quarter(size):
         assert net(torch.zeros(1, 1, *size)).shape == (1, 3, -(-size[0] // 2) // 2, -(-size[1] // 2) // 2)
 
 
-def test_parameter_counts_are_the_papers():
-    def count(landmarks):
-        return sum(p.numel() for p in HourglassNet(landmarks=landmarks, channels=3).parameters())
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        ({"landmarks": 1}, 4_250_977),
+        ({"landmarks": 16}, 4_252_432),
+        ({"landmarks": 16, "block": "regular"}, 6_958_480),
+        ({"landmarks": 16, "se_ratio": 16}, 4_323_091),
+    ],
+)
+def test_parameter_counts_are_the_papers(settings, count):
+    assert sum(p.numel() for p in HourglassNet(channels=3, **settings).parameters()) == count
 
-    assert (count(1), count(16)) == (4_250_977, 4_252_432)
+
+def test_squeeze_and_excitation_by_hand():
+    """Two channels with means 1 and 2, one unit between: weights sigmoid(3 relu(1 + 2 - 1)) and sigmoid(0)."""
+    block = SqueezeExcitation(2, 2)
+    with torch.no_grad():
+        block.fc1.weight.copy_(torch.tensor([[1.0, 1.0]]))
+        block.fc1.bias.fill_(-1)
+        block.fc2.weight.copy_(torch.tensor([[3.0], [0.0]]))
+        block.fc2.bias.zero_()
+        out = block(torch.stack([torch.ones(2, 2), torch.full((2, 2), 2.0)])[None])
+    torch.testing.assert_close(out[0, :, 0, 0], torch.tensor([1 / (1 + np.exp(-6)), 2 * 0.5], dtype=torch.float32))
+
+
+@pytest.mark.parametrize("block", [MultiScaleBlock, BottleneckBlock])
+def test_a_block_whose_branch_is_silent_is_its_skip_connection(block):
+    layer = block(8, 8, 4).eval()
+    for parameter in layer.parameters():
+        parameter.data.zero_()
+    x = torch.randn(2, 8, 5, 6)
+    torch.testing.assert_close(layer(x), x)
+    assert block(8, 12)(x).shape == (2, 12, 5, 6)

@@ -37,7 +37,9 @@ def spot_samples(count, seed, landmarks=1):
     for number in range(count):
         center = rng.uniform(14, 50, 2)
         picture = 200 * np.exp(-((x - center[0]) ** 2 + (y - center[1]) ** 2) / 40) + rng.uniform(0, 40, (64, 64))
-        samples.append(LandmarkSample(picture.astype(np.uint8), np.tile(center, (landmarks, 1)), f"{seed}-{number}", "R", 0))
+        samples.append(
+            LandmarkSample(picture.astype(np.uint8), np.tile(center, (landmarks, 1)), f"{seed}-{number}", "R", 0)
+        )
     return samples
 
 
