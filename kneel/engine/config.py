@@ -36,6 +36,10 @@ class TrainingConfig(Settings):
     schedule, milestones, gamma, warmup_epochs
         ``step``: the rate is multiplied by `gamma` when as many epochs as each of `milestones` are over.
         ``cosine``: half a cosine down to 0 at the last step. Either may rise linearly over `warmup_epochs` first.
+    swa_start, swa_frequency, swa_learning_rate
+        Stochastic weight averaging: from the end of epoch `swa_start` + `swa_frequency` on, the weights after every
+        `swa_frequency` epochs are averaged, and what is judged and kept as the best is the average, its batch norms
+        measured anew. `swa_learning_rate` replaces the schedule once `swa_start` epochs are over; None goes on with it.
     precision
         ``off`` (float32), ``bf16``, or ``fp16`` with loss scaling (CUDA only).
     clip_norm
@@ -60,6 +64,9 @@ class TrainingConfig(Settings):
     milestones: tuple[int, ...] = ()
     gamma: float = Field(0.1, gt=0, lt=1)
     warmup_epochs: int = Field(0, ge=0)
+    swa_start: int | None = Field(None, ge=0)
+    swa_frequency: int = Field(1, ge=1)
+    swa_learning_rate: float | None = Field(None, gt=0)
     precision: Literal["off", "bf16", "fp16"] = "off"
     clip_norm: float | None = Field(None, gt=0)
     monitor: str = Field(min_length=1)
@@ -79,6 +86,13 @@ class TrainingConfig(Settings):
             raise ValueError(f"milestones = {list(self.milestones)} {allowed}")
         if not self.milestones and self.gamma != type(self).model_fields["gamma"].default:
             raise ValueError(f"gamma = {self.gamma} acts only with milestones, and there are none")
+        if self.swa_start is None:
+            for name, idle in (("swa_frequency", 1), ("swa_learning_rate", None)):
+                if getattr(self, name) != idle:
+                    raise ValueError(f"{name} = {getattr(self, name)} acts only with swa_start, and there is none")
+        elif self.swa_start + self.swa_frequency > self.epochs:
+            reach = f"swa_start + swa_frequency = {self.swa_start} + {self.swa_frequency}"
+            raise ValueError(f"{reach}: nothing is averaged within epochs = {self.epochs}")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs = {self.warmup_epochs} must be below epochs = {self.epochs}")
         return self

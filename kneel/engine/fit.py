@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,10 @@ from termcolor import colored
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from kneel.engine.averaging import WeightAverage
 from kneel.engine.board import Board, MetricsCsv
 from kneel.engine.config import ConfigError, TrainingConfig
+from kneel.engine.cpu import cpu_threads, keep_freed_memory
 from kneel.engine.loading import make_loader, train_batches, val_batches
 from kneel.engine.optim import build_optimizer, learning_rate
 from kneel.engine.record import Record, Row, claim_folder
@@ -104,7 +105,8 @@ def fit(
         When the loss or the monitored metric is not finite; the snapshots are those of the epochs before.
     """
     folder = claim_folder(Path(workdir), name, resume=resume, overwrite=overwrite)
-    with _threads(config.threads):
+    keep_freed_memory()
+    with cpu_threads(config.threads):
         trainer = _Trainer(task, config, cpu)
         record = Record(folder, config, task.describe(), trainer.world)
         boards = [MetricsCsv(folder / "metrics.csv"), *([board] if board else [])] if trainer.is_main else []
@@ -114,6 +116,7 @@ def fit(
         for epoch in range(len(record.history), config.epochs):
             began = time.monotonic()
             train_loss, rate = trainer.train_epoch(epoch)
+            trainer.average_weights(epoch)
             metrics = trainer.validate(epoch)
             record.history.append({"epoch": epoch + 1, "learning_rate": rate, "train_loss": train_loss, **metrics})
             trainer.save(record)
@@ -142,12 +145,15 @@ class _Trainer:
         self.module = task.build_model()
         self.model = self.accelerator.prepare_model(self.module)
         self.optimizer = self.accelerator.prepare_optimizer(build_optimizer(self.module, config))
+        if config.swa_start is not None and self.world > 1:
+            raise ConfigError(f"swa_start = {config.swa_start}: weights are averaged in one process, not {self.world}")
+        self.average = None if config.swa_start is None else WeightAverage(self.module, config)
 
     def open(self, record: Record, resume: bool) -> None:
         """Take up the run in the folder, or clear the folder for a new one."""
         found = resume and record.path_last.exists()
         if found:
-            record.restore(self.module, self.optimizer.optimizer, self.accelerator.scaler)
+            record.restore(self.module, self.optimizer.optimizer, self.accelerator.scaler, self.average)
         self.accelerator.wait_for_everyone()  # nobody writes before everybody has read
         if self.is_main and found:
             record.repair()
@@ -157,7 +163,7 @@ class _Trainer:
     def save(self, record: Record) -> None:
         """Write the snapshots of the epoch that is over, on one rank."""
         if self.is_main:
-            record.save(self.module, self.optimizer.optimizer, self.accelerator.scaler)
+            record.save(self.module, self.optimizer.optimizer, self.accelerator.scaler, self.average)
         self.accelerator.wait_for_everyone()
 
     def train_epoch(self, epoch: int) -> tuple[float, float]:
@@ -177,6 +183,16 @@ class _Trainer:
             total += loss * len(batches[step])
             bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
         return total / sum(map(len, batches)), rate
+
+    def average_weights(self, epoch: int) -> None:
+        """Take the weights of the epoch into the average, if there is one, and measure its batch norms."""
+        if self.average is None or not self.average.update(self.module, epoch + 1):
+            return
+        batches = train_batches(self._order(epoch), self.config.batch_size, self.rank, self.world)
+        loader = self._loader(self.train_set, batches, derive_seed(self.config.seed, "average"), epoch)
+        self._seed("average", epoch)
+        moved = (self._to_device(batch) for batch in self._bar(loader, "batch norms of the average"))
+        self.average.measure_batch_norms(moved, self.task.training_loss)
 
     def _step(self, batch: Any, rate: float) -> float:
         for group in self.optimizer.param_groups:
@@ -199,10 +215,11 @@ class _Trainer:
         # No epoch in these keys: should a validation set draw at all, every epoch is judged on the same draw.
         loader = self._loader(self.val_set, batches, derive_seed(self.config.seed, "validation"), 0)
         self._seed("validation", "rank", self.rank)
-        self.model.eval()
+        model = (self.average and self.average.module) or self.model
+        model.eval()
         parts: list[dict[str, torch.Tensor]] = []
         for numbers, batch in zip(batches, self._bar(loader, "validation"), strict=True):
-            outputs = self.task.predict(self.model, self._to_device(batch))
+            outputs = self.task.predict(model, self._to_device(batch))
             odd = {key: tuple(value.shape) for key, value in outputs.items() if value.shape[:1] != (len(numbers),)}
             if odd:
                 raise ValueError(f"predict: shapes {odd}: the first dimension must be the batch, {len(numbers)}")
@@ -275,14 +292,3 @@ def _report(record: Record, epochs: int, seconds: float) -> None:
 
 def _length(dataset: Dataset[Any]) -> int:
     return len(dataset)  # type: ignore[arg-type] # torch leaves __len__ out of its Dataset
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    """Use that many CPU threads for an operation meanwhile."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

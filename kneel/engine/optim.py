@@ -47,6 +47,8 @@ def learning_rate(config: TrainingConfig, step: int, steps_per_epoch: int) -> fl
     >>> [learning_rate(config, step, steps_per_epoch=10) for step in (0, 19, 20)]
     [1.0, 1.0, 0.1]
     """
+    if config.swa_learning_rate is not None and step // steps_per_epoch >= (config.swa_start or 0):
+        return config.swa_learning_rate
     warmup = config.warmup_epochs * steps_per_epoch
     rate = config.learning_rate * min(1.0, (step + 1) / max(1, warmup))
     if config.schedule == "cosine" and step >= warmup:
@@ -92,10 +94,13 @@ def restore_optimizer(
     optimizer
         Optimizer over the same parameters; it is changed.
     tensors, settings
-        What :func:`flatten_optimizer` returned, `settings` by way of JSON or not.
+        What :func:`flatten_optimizer` returned, `settings` by way of JSON or not; other tensors are left alone.
     """
     state = {int(parameter): dict(plain) for parameter, plain in settings["state"].items()}
     for key, tensor in tensors.items():
-        parameter, _, name = key.removeprefix("optimizer/").partition("/")
+        kind, _, rest = key.partition("/")
+        if kind != "optimizer":
+            continue
+        parameter, _, name = rest.partition("/")
         state[int(parameter)][name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": settings["param_groups"]})

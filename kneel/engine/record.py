@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from kneel.engine.averaging import WeightAverage, averaged_weights
 from kneel.engine.config import TrainingConfig
 from kneel.engine.optim import flatten_optimizer, restore_optimizer
 from kneel.engine.snapshot import code_version, load_snapshot, load_training_state, save_snapshot
@@ -109,9 +110,13 @@ class Record:
         for file in _FILES:
             (self.path_last.parent / file).unlink(missing_ok=True)
 
-    def save(self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any) -> None:
+    def save(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any, average: WeightAverage | None = None
+    ) -> None:
         """
         Write the last snapshot and, when its epoch is the best, the best.
+
+        The last one holds the weights that training goes on from, the best one the weights that were judged.
 
         Parameters
         ----------
@@ -121,22 +126,29 @@ class Record:
             Its optimizer, unwrapped.
         scaler
             Loss scaler of fp16, or None.
+        average
+            Average of the weights, or None.
         """
         tensors, settings = flatten_optimizer(optimizer)
+        if average is not None:
+            tensors |= average.flatten()
         rows = [_without_nan(row) for row in self.history]
         extra = {"history": rows, "processes": self._processes, "optimizer": settings}
         extra["scaler"] = scaler.state_dict() if scaler else None
         save_snapshot(self.path_last, module.state_dict(), self._meta_now(), training_state=(tensors, extra))
         if self.best is self.history[-1]:
-            save_snapshot(self.path_best, module.state_dict(), self._meta_now())
+            judged = averaged_weights(tensors) or module.state_dict()
+            save_snapshot(self.path_best, judged, self._meta_now())
 
-    def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any) -> None:
+    def restore(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any, average: WeightAverage | None = None
+    ) -> None:
         """
         Take up the stored run; nothing is written.
 
         Parameters
         ----------
-        module, optimizer, scaler
+        module, optimizer, scaler, average
             As for `save`; they get the stored state.
 
         Raises
@@ -151,6 +163,8 @@ class Record:
         restore_optimizer(optimizer, tensors, extra["optimizer"])
         if scaler:
             scaler.load_state_dict(extra["scaler"])
+        if average is not None and averaged_weights(tensors):
+            average.restore(tensors)
         self.history = [{key: math.nan if v is None else v for key, v in row.items()} for row in extra["history"]]
         if self.best is not self.history[-1] and not self.path_best.exists():
             raise ResumeError(f"{self.path_best} is gone: epoch {self.best['epoch']} was the best; start over")
@@ -158,9 +172,10 @@ class Record:
     def repair(self) -> None:
         """Write what the stored epoch wrote, the same bytes: a kill may have come between its files."""
         weights, meta = load_snapshot(self.path_last)
-        save_snapshot(self.path_last, weights, meta, training_state=load_training_state(self.path_last))
+        tensors, extra = load_training_state(self.path_last)
+        save_snapshot(self.path_last, weights, meta, training_state=(tensors, extra))
         if self.best is self.history[-1]:
-            save_snapshot(self.path_best, weights, meta)
+            save_snapshot(self.path_best, averaged_weights(tensors) or weights, meta)
 
     def _check_same(self, stored: Mapping[str, Any], done: int) -> None:
         asked = {**self._meta, "processes": self._processes}
