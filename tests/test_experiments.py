@@ -1,15 +1,21 @@
 """Every experiment file can be read, and the commands plan what they should."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from pydantic import BaseModel, ConfigDict
 
 from deepknee.train import GradingExperiment
 from kneel.engine.config import load_config
 from kneel.experiment import LandmarkExperiment
+from kneel.phantom.cohort import write_cohort
+from kneel.stage import Stage
+from kneel.train import train_landmarks
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(ROOT.glob("*_experiments/*.yaml"))
@@ -25,7 +31,7 @@ def test_every_experiment_is_valid(path):
     task = load_config(path, TaskName).task
     experiment = load_config(path, GradingExperiment if task == "kl" else LandmarkExperiment)
     assert experiment.task == task
-    if path.parent.name != "demo_experiments":
+    if path.parent.name not in ("demo_experiments", "release_experiments"):
         assert path.parent.name == f"{task}_experiments"
 
 
@@ -49,11 +55,63 @@ def test_train_refuses_in_one_line(tmp_path):
     assert "epochs" in result.stderr
 
 
+PAPER = sorted(path for path in FILES if path.parent.name in ("hc_experiments", "lc_experiments"))
+SMALL = {
+    "hc": {"roi": {"spacing_mm": 4.0, "size": [32, 32], "margin": 0.2}},
+    "lc": {"roi": {"spacing_mm": 4.0, "size": [64, 64]}},
+}
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory):
+    root = tmp_path_factory.mktemp("phantoms")
+    for part, seed in (("train", 1), ("val", 2)):
+        write_cohort(root / part, 4, seed=seed, spacing_mm=0.5, implant_fraction=0, single_knee_fraction=0.5)
+    return root
+
+
+def small(path):
+    """The experiment on phantoms, two epochs, a tiny network; what it is about acts in the second epoch."""
+    full = load_config(path, LandmarkExperiment).model_dump(mode="json", exclude_unset=True)
+    training = full["training"] | {"epochs": 2, "batch_size": 4, "num_workers": 0, "milestones": [1]}
+    if "swa_start" in training:
+        training["swa_start"] = 1
+    model = full["model"] | {"width": 8, "depth": 2}
+    return full | SMALL[full["task"]] | {"data": {"source": "phantom"}, "model": model, "training": training}
+
+
+@pytest.mark.slow
+def test_every_experiment_of_the_paper_trains_two_epochs(phantoms, tmp_path):
+    """In the order of their transfers; the networks are rebuilt from what they leave."""
+    names = {path.stem for path in PAPER}
+    rows = [path for path in PAPER if path.stem != "base"]
+    assert len(rows) >= 24
+    files = {}
+    for path in sorted(rows, key=lambda row: load_config(row, LandmarkExperiment).transfer is not None):
+        experiment = LandmarkExperiment.model_validate_json(json.dumps(small(path)))
+        assert experiment.transfer is None or experiment.transfer in names
+        if experiment.transfer is not None:  # the body of the network must fit
+            assert experiment.model == LandmarkExperiment.model_validate_json(json.dumps(small(files["lc"]))).model
+        result = train_landmarks(experiment, phantoms, tmp_path, name=path.stem)
+        assert len(result.history) == 2
+        stage = Stage.from_snapshots([result.path_best], experiment.task, device=torch.device("cpu"))
+        points, _ = stage(np.zeros(experiment.roi.size[::-1], np.float32))
+        assert points.shape == (1 if experiment.task == "lc" else 16, 2)
+        files[experiment.task] = path
+
+
+@pytest.mark.parametrize("path", [path for path in PAPER if path.stem != "base"], ids=lambda path: path.stem)
+def test_no_two_rows_are_the_same_experiment(path):
+    own = load_config(path, LandmarkExperiment)
+    others = [
+        load_config(other, LandmarkExperiment) for other in PAPER if other not in (path, path.parent / "base.yaml")
+    ]
+    assert own not in others
+
+
 @pytest.mark.slow
 def test_the_runner_orders_transfer_trains_and_resumes(tmp_path):
     """A landmark network that starts from a joint-centre network, on a handful of phantoms, twice."""
-    from kneel.phantom.cohort import write_cohort
-
     for part, seed in (("train", 1), ("val", 2)):
         write_cohort(tmp_path / part, 3, seed=seed, spacing_mm=0.5, implant_fraction=0, single_knee_fraction=0)
     small = "model: {width: 4, depth: 2}\ntraining: {epochs: 1, batch_size: 4, monitor: error_mm, mode: min}\n"
