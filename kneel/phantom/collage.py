@@ -136,7 +136,7 @@ def render_collage(crop: AnnotatedCrop, rng: Generator, *, pair: bool) -> Film:
         look = picture if same else np.ascontiguousarray(picture[:, ::-1])
         grey, landmarks = paste_knee(grey, knee.landmarks, look, points, feather_px=rng.uniform(8, 24))
         knees.append(replace(knee, landmarks=landmarks))
-    grey, origin = _reframe(grey, np.concatenate([knee.landmarks for knee in knees]), rng)
+    grey, origin = _reframe(grey, np.concatenate([knee.landmarks for knee in knees]), rng, strip=pair)
     pixels = np.rint(grey * ((1 << _BITS) - 1)).astype(np.uint16)
     moved = tuple(replace(knee, landmarks=knee.landmarks - origin) for knee in knees)
     return replace(film, pixels=pixels, knees=moved)
@@ -202,8 +202,12 @@ def _match(values: NDArray, target: NDArray) -> tuple[float, float]:
     return gain, float((target_low + target_high) / 2 - gain * (low + high) / 2)
 
 
-def _reframe(grey: NDArray, points: NDArray[np.float64], rng: Generator) -> tuple[NDArray, NDArray[np.float64]]:
-    """Cut a film closer around its knees, lay it on a larger black canvas, or leave it; sometimes with a bright strip.
+def _reframe(
+    grey: NDArray, points: NDArray[np.float64], rng: Generator, *, strip: bool
+) -> tuple[NDArray, NDArray[np.float64]]:
+    """Cut a film closer around its knees, lay it on a larger black canvas, or leave it; sometimes with a bright edge.
+
+    With `strip` half of those that are cut closer are strips along the joints, as pairs of knees are often stored.
 
     Returns
     -------
@@ -215,6 +219,8 @@ def _reframe(grey: NDArray, points: NDArray[np.float64], rng: Generator) -> tupl
     choice, origin = rng.random(), np.zeros(2)
     if choice < 0.5:
         reach = rng.uniform(12, 150, 4) / SPACING_MM  # left, top, right, bottom of the landmarks
+        if strip and choice < 0.25:
+            reach[1::2] = rng.uniform(15, 55, 2) / SPACING_MM
         low = np.maximum(points.min(0) - reach[:2], 0).astype(int)
         high = np.minimum(points.max(0) + reach[2:], grey.shape[::-1]).astype(int)
         grey, origin = grey[low[1] : high[1], low[0] : high[0]], low.astype(float)
@@ -225,7 +231,6 @@ def _reframe(grey: NDArray, points: NDArray[np.float64], rng: Generator) -> tupl
         origin = np.array([-left, -top], float)
     if rng.random() < 0.15:
         grey = grey.copy()
-        strip = int(rng.uniform(2, 12) / SPACING_MM)
-        turned = np.rot90(grey, int(rng.integers(4)))  # a view: the strip lies along one of the four edges
-        turned[:strip] = rng.uniform(0.7, 1)
+        turned = np.rot90(grey, int(rng.integers(4)))  # a view: the bright edge is one of the four
+        turned[: int(rng.uniform(2, 12) / SPACING_MM)] = rng.uniform(0.7, 1)
     return grey, origin
