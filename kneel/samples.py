@@ -21,6 +21,7 @@ from kneel.imaging.geometry import RoiFrame, Side, Spacing
 from kneel.imaging.radiograph import RadiographError, normalize_percentiles
 from kneel.imaging.schema import (
     CENTER,
+    LC_SPACING_MM,
     ROI_MM,
     ROI_SIZE,
     ROI_SPACING_MM,
@@ -33,7 +34,6 @@ from kneel.windows import Part, half_with, search_window
 
 Stage = Literal["lc", "hc"]
 Split = Literal["train", "val"]
-LC_SPACING_MM = 1.0  # of KNEEL's low-cost images
 
 
 def load_samples(

@@ -43,6 +43,7 @@ CENTER = 4  # the joint centre: between the tibial spines
 ROI_MM = 140.0
 ROI_SPACING_MM = 0.3
 ROI_SIZE = 466
+LC_SPACING_MM = 1.0  # of KNEEL's low-cost images, from which joint centres are learnt
 PADDING = 100  # pixels of 0.3 mm around the film in the columns center and bbox
 CONVENTION = "pixel-centre"
 

@@ -1,0 +1,174 @@
+"""What is to be cut from a film and what came of it: the records that data preparation passes about."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kneel.imaging.geometry import Side, Spacing
+from kneel.imaging.schema import KneeAnnotation
+
+
+@dataclass(frozen=True)
+class DrawnKnee:
+    """A knee whose points were drawn on the film itself.
+
+    Attributes
+    ----------
+    side : {"L", "R"}
+        Side as it looks on the film: of a right knee the lateral end lies at small x.
+    kl : int
+        Kellgren-Lawrence grade, 0 to 4.
+    points : ndarray, shape (16, 2)
+        (x, y) in film pixels, order of `kneel.imaging.schema.LANDMARKS`.
+    """
+
+    side: Side
+    kl: int
+    points: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FilmTask:
+    """One subject's film and what to cut from it.
+
+    Attributes
+    ----------
+    subject_id : str
+        Names the files.
+    path : Path
+        The film.
+    knees : tuple of KneeAnnotation or tuple of DrawnKnee
+        One or two: from KNEEL's table, in its millimetres, or drawn on the film.
+    spacing : (float, float), "header" or "detector"
+        (row, column) in mm; as the header says; or the detector's, in which KNEEL's table is written
+        (`kneel.imaging.oai.detector_spacing`).
+    bilateral : bool
+        Whether both knees are on the film. A film of one is set beside as much black, on which side the other knee
+        would be: halves of low-cost pictures are one knee each.
+    """
+
+    subject_id: str
+    path: Path
+    knees: tuple[KneeAnnotation, ...] | tuple[DrawnKnee, ...]
+    spacing: Spacing | Literal["header", "detector"] = "header"
+    bilateral: bool = True
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something the user must know.
+
+    Attributes
+    ----------
+    subject_id, side, film : str
+        Whom and what it is about; side ``"LR"`` is both knees, the empty string neither.
+    kind : {"missing", "note"}
+        ``missing``: the knees are not in the data set. ``note``: a decision.
+    problem : str
+        What is wrong, and what would be right.
+    """
+
+    subject_id: str
+    side: str
+    film: str
+    kind: Literal["missing", "note"]
+    problem: str
+
+
+@dataclass(frozen=True)
+class KneeRow:
+    """One row of ``knees.csv``: a knee, its pictures (names, bytes, width x height) and the film they are from."""
+
+    subject_id: str
+    side: str
+    kl: int
+    roi: str
+    roi_size: str
+    roi_bytes: int
+    lc: str
+    lc_size: str
+    lc_bytes: int
+    spacing_row_mm: float
+    spacing_column_mm: float
+    spacing_kind: str
+    film: str
+    film_bytes: int
+    film_sha256: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """What came of a task.
+
+    Attributes
+    ----------
+    subject_id : str
+        Subject.
+    request : dict
+        What was asked, see `request_of`.
+    rows : tuple of KneeRow
+        Knees whose pictures were cut.
+    knees : tuple of KneeAnnotation
+        Their points.
+    problems : tuple of Problem
+        All else.
+    """
+
+    subject_id: str
+    request: dict[str, Any]
+    rows: tuple[KneeRow, ...] = ()
+    knees: tuple[KneeAnnotation, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` takes."""
+        knees = [{**asdict(knee), "points": knee.points.tolist()} for knee in self.knees]
+        return {**asdict(self), "knees": knees}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """Rebuild a record; KeyError, TypeError or ValueError when it is none.
+
+        Parameters
+        ----------
+        data : dict
+            As `to_json` gave it.
+        """
+        knees = [
+            KneeAnnotation(**{**knee, "points": np.array(knee["points"], float), "origin": tuple(knee["origin"])})
+            for knee in data["knees"]
+        ]
+        return cls(
+            data["subject_id"],
+            data["request"],
+            tuple(KneeRow(**row) for row in data["rows"]),
+            tuple(knees),
+            tuple(Problem(**problem) for problem in data["problems"]),
+        )
+
+
+def request_of(task: FilmTask) -> dict[str, Any]:
+    """Describe a task and the film as it lies there, so that a change of either is seen.
+
+    Parameters
+    ----------
+    task : FilmTask
+        The task; its film must exist.
+
+    Returns
+    -------
+    dict
+        Of numbers, strings and lists.
+    """
+    status = task.path.stat()
+    knees = [
+        [knee.side, knee.kl, knee.points.tolist(), getattr(knee, "origin", None)]
+        for knee in task.knees
+    ]  # fmt: skip
+    film = [str(task.path), status.st_size, status.st_mtime_ns]
+    return {"film": film, "knees": knees, "spacing": task.spacing, "bilateral": task.bilateral}
