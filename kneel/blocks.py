@@ -1,6 +1,9 @@
 """Building blocks of the hourglass network (Tiulpin, Melekhov, Saarakkala, ICCVW 2019).
 
-Module names follow the authors' released state dicts, so that their weights load as they are.
+Module names follow the authors' released state dicts, so that their weights load as they are. Of the multi-scale block
+they were read from such a file; those of the bottleneck (``bottleneck``, ``conv``, ``out``) and of the
+squeeze-and-excitation (``se_block.scorer.1``, ``.3``: 1x1 convolutions) are assumed from the authors' later release of
+the same network, and the numbers of parameters agree with those counted in the original.
 Shapes: B batch, C channels, H x W feature map.
 """
 
@@ -55,13 +58,16 @@ class SqueezeExcitation(nn.Module):
             raise ValueError(
                 f"squeeze-and-excitation ratio {ratio}: must not be above the width of a block, {channels}"
             )
-        self.fc1 = nn.Linear(channels, channels // ratio)
-        self.fc2 = nn.Linear(channels // ratio, channels)
+        self.scorer = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(channels, channels // ratio, 1),
+            nn.ReLU(),
+            nn.Conv2d(channels // ratio, channels, 1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
-        weight = self.fc2(self.fc1(x.mean((-2, -1))).relu()).sigmoid()
-        return x * weight[..., None, None]
+        return x * self.scorer(x).sigmoid()
 
 
 class ResidualBlock(nn.Module, ABC):
@@ -78,7 +84,7 @@ class ResidualBlock(nn.Module, ABC):
     def __init__(self, channels: int, out_channels: int, se_ratio: int | None = None) -> None:
         super().__init__()
         self.skip = conv_bn(channels, out_channels, relu=False) if channels != out_channels else nn.Identity()
-        self.se = nn.Identity() if se_ratio is None else SqueezeExcitation(out_channels, se_ratio)
+        self.se_block = nn.Identity() if se_ratio is None else SqueezeExcitation(out_channels, se_ratio)
 
     @abstractmethod
     def branch(self, x: Tensor) -> Tensor:
@@ -86,7 +92,7 @@ class ResidualBlock(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> (B, out_channels, H, W)."""
-        return self.se(self.branch(x)) + self.skip(x)
+        return self.se_block(self.branch(x)) + self.skip(x)
 
 
 class MultiScaleBlock(ResidualBlock):

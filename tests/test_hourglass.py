@@ -225,10 +225,11 @@ def test_squeeze_and_excitation_by_hand():
     """Two channels with means 1 and 2, one unit between: weights sigmoid(3 relu(1 + 2 - 1)) and sigmoid(0)."""
     block = SqueezeExcitation(2, 2)
     with torch.no_grad():
-        block.fc1.weight.copy_(torch.tensor([[1.0, 1.0]]))
-        block.fc1.bias.fill_(-1)
-        block.fc2.weight.copy_(torch.tensor([[3.0], [0.0]]))
-        block.fc2.bias.zero_()
+        _, squeeze, _, excite = block.scorer
+        squeeze.weight.copy_(torch.tensor([1.0, 1.0]).view(1, 2, 1, 1))
+        squeeze.bias.fill_(-1)
+        excite.weight.copy_(torch.tensor([3.0, 0.0]).view(2, 1, 1, 1))
+        excite.bias.zero_()
         out = block(torch.stack([torch.ones(2, 2), torch.full((2, 2), 2.0)])[None])
     torch.testing.assert_close(out[0, :, 0, 0], torch.tensor([1 / (1 + np.exp(-6)), 2 * 0.5], dtype=torch.float32))
 
