@@ -17,6 +17,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from deepknee.train import GradingExperiment, train_grader
+from kneel.authors import is_authors_file, load_landmark_experiment
 from kneel.engine.board import Board, VisdomBoard
 from kneel.engine.config import ConfigError, load_config
 from kneel.engine.fit import FitResult, TrainingDiverged
@@ -96,7 +97,9 @@ def train(arguments: argparse.Namespace) -> FitResult:
 
 
 def read_experiment(path: Path) -> LandmarkExperiment | GradingExperiment:
-    """Read an experiment file as what its ``task`` says that it is."""
+    """Read an experiment file as what its ``task`` says that it is; KNEEL's authors' own files are taken too."""
+    if is_authors_file(path):
+        return load_landmark_experiment(path)
     task = load_config(path, TaskName).task
     return load_config(path, GradingExperiment if task == "kl" else LandmarkExperiment)
 
