@@ -35,9 +35,12 @@ films
 
 outputs, all in DIR
   results.csv     one row a knee: file, side, kl (the grade of the largest probability), p0..p4, spacing_mm,
-                  spacing_kind, x0,y0..x15,y15, flags. Points are pixels of the film (left knees are not mirrored), an
-                  integer is the centre of a pixel. spacing_mm is one number, or ROWxCOLUMN when they differ, and empty
-                  when the film has none. spacing_kind: calibrated, detector (magnified), given (by --spacing), none.
+                  spacing_kind, x0,y0..x15,y15, jsw_medial, jsw_lateral, jlca_deg, tibial_width, femoral_width,
+                  length_unit, flags. Points are pixels of the film (left knees are not mirrored), an integer is the
+                  centre of a pixel. spacing_mm is one number, or ROWxCOLUMN when they differ, and empty when the film
+                  has none. spacing_kind: calibrated, detector (magnified), given (by --spacing), none. jsw is the
+                  minimum joint space, jlca_deg the convergence of the joint lines (+ opens laterally); length_unit
+                  is mm, or "tibial width" when the film has no spacing: lengths are shares of it then.
                   Flags are joined by ";"
   report.html     one card a knee with both pictures; one file, opens offline
   failures.csv    file, reason; also films on which no knee was found

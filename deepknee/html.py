@@ -117,6 +117,7 @@ def _card(record: Record, figures: str) -> str:
         f'<h2>{side} <span class="grade g{grade}" title="{GRADE_WORDS[grade]}">KL {grade}</span></h2>\n'
         f'<p class="file"><bdi>{escape(record["file"])}</bdi></p>\n<div class="pictures">{figures}</div>\n'
         f"{_bars(record['probabilities'], grade)}<p><b>Pixel spacing</b> {_spacing(record)}</p>\n"
+        f"<p><b>Joint space</b> {_joint_space(record)}</p>\n"
         f"{f'<ul class=remarks>{remarks}</ul>' if remarks else ''}</article>\n"
     )
 
@@ -145,6 +146,14 @@ def _spacing(record: Record) -> str:
     words = SPACING_WORDS.get(kind) or kind
     number = spacing_text(record["spacing_mm"]).replace("x", " × ")
     return escape(f"{number} mm, {words}" if number else words)
+
+
+def _joint_space(record: Record) -> str:
+    """Minimum joint space in mm, or in percent of the tibial width."""
+    measures, percent = record["measures"], record["length_unit"] != "mm"
+    factor, unit = (100, "% of the tibial width") if percent else (1, "mm")
+    medial, lateral = (f"{factor * measures[name]:.1f}" for name in ("jsw_medial", "jsw_lateral"))
+    return f"medial {medial}, lateral {lateral} {unit}; convergence {measures['jlca_deg']:.1f}°"
 
 
 def flag_words(flag: str) -> str:

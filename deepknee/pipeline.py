@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,9 +15,10 @@ from deepknee.ensemble import Grader
 from deepknee.model import GRADES
 from deepknee.weights import Weights, WeightsError, find_weights
 from kneel.imaging.dicom import read_radiograph
-from kneel.imaging.geometry import RoiFrame, Side, Spacing
+from kneel.imaging.geometry import RoiFrame, Side, Spacing, millimetres_per_pixel
 from kneel.imaging.radiograph import Radiograph, SpacingKind, normalize_percentiles
 from kneel.localize import KneeLocalizer, LocatedKnee
+from kneel.measure import KneeMeasures, measure_knee
 
 DEVICES = ("auto", "cpu", "cuda")
 _OUTSIDE_SHARE = 0.1  # of the ROI: the joint itself fills about half of it
@@ -29,6 +30,9 @@ class DeviceError(ValueError):
 
 class ReadingError(ValueError):
     """A film whose knees cannot be read although the film itself can."""
+
+
+LengthUnit = Literal["mm", "tibial width"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +65,8 @@ class KneeReading:
         (row, column) spacing of the film in mm; None when the film has none, whatever scale the ROI was given.
     spacing_kind : {"calibrated", "detector", "given", "none"}
         Where the spacing comes from.
+    measures : KneeMeasures
+        Joint space, alignment, widths; lengths in `length_unit`.
     flags : tuple of str
         What to know before trusting the reading: those of `kneel.localize.LocatedKnee`, and ``roi_outside_film`` when
         more than a tenth of the ROI has no picture.
@@ -78,7 +84,13 @@ class KneeReading:
     confidence: float
     spacing_mm: Spacing | None
     spacing_kind: SpacingKind
+    measures: KneeMeasures
     flags: tuple[str, ...]
+
+    @property
+    def length_unit(self) -> LengthUnit:
+        """Millimetres as `spacing_kind` has them; shares of the knee's own tibial width where there is no spacing."""
+        return "tibial width" if self.spacing_mm is None else "mm"
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,8 +273,19 @@ def _knee(
         confidence=float(located.confidence),
         spacing_mm=radiograph.spacing_mm,
         spacing_kind=radiograph.spacing_kind,
+        measures=_measure(points, radiograph.spacing_mm, mirrored=frame.mirrored),
         flags=tuple(dict.fromkeys([*located.flags, *_flags(radiograph, frame)])),
     )
+
+
+def _measure(points: NDArray[np.float64], spacing_mm: Spacing | None, *, mirrored: bool) -> KneeMeasures:
+    """Measure a knee in mm, or as shares of its tibial width."""
+    scale = np.ones(2) if spacing_mm is None else millimetres_per_pixel(spacing_mm)
+    measures = measure_knee(points * scale * (-1 if mirrored else 1, 1))
+    if spacing_mm is not None:
+        return measures
+    lengths = {name: value / measures.tibial_width for name, value in measures._asdict().items() if name != "jlca_deg"}
+    return measures._replace(**lengths)
 
 
 def _flags(radiograph: Radiograph, frame: RoiFrame) -> list[str]:

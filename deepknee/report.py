@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from deepknee.pipeline import KneeReading
 from kneel.imaging.radiograph import Radiograph
 
-FORMAT = 1  # of the JSON records; another number is another program's
+FORMAT = 2  # of the JSON records; another number is another program's
 NOTICE = "Research use only. Not a medical device."
 CONVENTION = (
     "points are (x, y) in pixels of the film, an integer is the centre of a pixel; spacing is (row, column) in mm"
@@ -26,6 +26,7 @@ CONVENTION = (
 RESULT_COLUMNS = (
     *("file", "side", "kl", "p0", "p1", "p2", "p3", "p4", "spacing_mm", "spacing_kind"),
     *(f"{axis}{number}" for number in range(16) for axis in "xy"),
+    *("jsw_medial", "jsw_lateral", "jlca_deg", "tibial_width", "femoral_width", "length_unit"),
     "flags",
 )
 FAILURE_COLUMNS = ("file", "reason")
@@ -71,6 +72,8 @@ def knee_record(file: str, radiograph: Radiograph, knee: KneeReading, provenance
         "confidence": knee.confidence,
         "spacing_mm": None if knee.spacing_mm is None else _plain(knee.spacing_mm),
         "spacing_kind": knee.spacing_kind,
+        "measures": {name: float(value) for name, value in knee.measures._asdict().items()},
+        "length_unit": knee.length_unit,
         "flags": list(knee.flags),
         "roi": {
             "center": _plain(frame.center),
@@ -99,12 +102,15 @@ def result_row(record: Mapping[str, Any]) -> list[str]:
     Returns
     -------
     list of str
-        As `RESULT_COLUMNS`: probabilities to 4 and points to 2 decimals, spacing as `spacing_text`, flags with ``;``.
+        As `RESULT_COLUMNS`: probabilities to 4, points to 2, measures to 3 decimals, spacing as `spacing_text`, flags
+        with ``;``.
     """
     points = [f"{value:.2f}" for point in record["landmarks"] for value in point]
     chances = [f"{value:.4f}" for value in record["probabilities"]]
     spacing = [spacing_text(record["spacing_mm"]), record["spacing_kind"]]
-    return [record["file"], record["side"], str(record["kl"]), *chances, *spacing, *points, ";".join(record["flags"])]
+    measures = [*(f"{value:.3f}" for value in record["measures"].values()), record["length_unit"]]
+    head = [record["file"], record["side"], str(record["kl"])]
+    return [*head, *chances, *spacing, *points, *measures, ";".join(record["flags"])]
 
 
 def spacing_text(spacing_mm: Iterable[float] | None) -> str:

@@ -14,6 +14,7 @@ from deepknee.ensemble import GraderSettings, build_net
 from deepknee.pipeline import DeviceError, Reader, ReadingError, choose_device, load_reader, read_knees
 from deepknee.weights import WeightsError
 from kneel.engine.snapshot import load_snapshot, save_snapshot
+from kneel.measure import measure_knee
 from kneel.network import HourglassSettings, build_network, network_arguments
 
 RIGHT, LEFT = ("R", (120.0, 150.0)), ("L", (280.0, 150.0))
@@ -77,6 +78,18 @@ def test_a_nominal_scale_is_no_spacing():
     (knee,) = read(RIGHT, spacing_mm=None, spacing_kind="none").knees
     assert (knee.spacing_mm, knee.spacing_kind) == (None, "none")
     assert knee.frame.scale == pytest.approx((4.0, 4.0))  # the ROI still got the localizer's 0.5 mm
+
+
+def test_both_knees_of_a_pair_measure_alike_and_without_spacing_in_tibial_widths():
+    """The knees of the fake localizer are mirror images; the angle too must not depend on the side."""
+    right, left = read(("R", (120.0, 150.0)), ("L", (280.0, 150.0))).knees
+    assert right.measures == pytest.approx(left.measures)
+    direct = measure_knee(right.landmarks * 0.5)
+    assert (right.measures, right.length_unit) == (pytest.approx(direct), "mm")
+    (bare,) = read(RIGHT, spacing_mm=None, spacing_kind="none").knees
+    assert (bare.measures.tibial_width, bare.length_unit) == (1, "tibial width")
+    assert bare.measures.jsw_medial == pytest.approx(direct.jsw_medial / direct.tibial_width)
+    assert bare.measures.jlca_deg == pytest.approx(direct.jlca_deg)
 
 
 @pytest.mark.parametrize(("center", "flags"), [((120.0, 150.0), ()), ((40.0, 150.0), ("roi_outside_film",))])

@@ -43,7 +43,8 @@ def record(reading, index=0, file="film.dcm"):
 
 def test_columns_are_those_promised():
     points = ",".join(f"x{number},y{number}" for number in range(16))
-    wanted = f"file,side,kl,p0,p1,p2,p3,p4,spacing_mm,spacing_kind,{points},flags"
+    measures = "jsw_medial,jsw_lateral,jlca_deg,tibial_width,femoral_width,length_unit"
+    wanted = f"file,side,kl,p0,p1,p2,p3,p4,spacing_mm,spacing_kind,{points},{measures},flags"
     assert ",".join(RESULT_COLUMNS) == wanted
 
 
@@ -52,6 +53,8 @@ def test_row_holds_the_reading(reading):
     assert (right["side"], right["kl"], right["p2"], right["flags"]) == ("R", "2", "0.5000", "")
     assert (right["spacing_mm"], right["spacing_kind"]) == ("0.4x0.5", "detector")
     assert (right["x0"], right["y0"]) == ("44.00", "175.00")  # 38 mm / 0.5 left and 6 mm / 0.4 below the centre
+    width = np.hypot(*((reading.knees[0].landmarks[8] - reading.knees[0].landmarks[0]) * (0.5, 0.4)))
+    assert (right["tibial_width"], right["length_unit"]) == (f"{width:.3f}", "mm")
     assert (left["x0"], left["y0"], left["flags"]) == ("356.00", "165.00", "low_confidence")
 
 

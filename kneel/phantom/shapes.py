@@ -6,7 +6,6 @@ The figures are those of Tiulpin, Melekhov and Saarakkala (ICCVW 2019, arXiv:190
 
 from __future__ import annotations
 
-import itertools
 import json
 from dataclasses import dataclass
 from functools import cache
@@ -116,33 +115,6 @@ def draw_landmarks(
         if _is_ordered(points):
             return points, narrowed
     raise RuntimeError(f"no plausible shape of grade {kl} in {_ATTEMPTS} draws: {STATISTICS} may be damaged")
-
-
-def joint_space_widths(points: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the minimum joint space width of both compartments.
-
-    Parameters
-    ----------
-    points : ndarray, shape (16, 2)
-        Landmarks, in any unit.
-
-    Returns
-    -------
-    (float, float)
-        Medial, lateral: smallest distance of the polylines 13..15 to 6..8 and 9..11 to 0..2, in the unit of the points.
-    """
-    return _polyline_distance(points[13:16], points[6:9]), _polyline_distance(points[9:12], points[0:3])
-
-
-def _polyline_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Smallest distance of two short polylines, from a fine sampling of the first to the segments of the second."""
-    steps = np.linspace(0, 1, 101)[:, None]
-    samples = np.concatenate([start + steps * (end - start) for start, end in itertools.pairwise(a)])
-    best = np.inf
-    for start, end in itertools.pairwise(b):
-        along = np.clip((samples - start) @ (end - start) / np.sum((end - start) ** 2), 0, 1)
-        best = min(best, float(np.hypot(*(samples - start - along[:, None] * (end - start)).T).min()))
-    return best
 
 
 def _is_ordered(points: NDArray[np.float64]) -> bool:

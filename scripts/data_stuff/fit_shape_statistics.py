@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kneel.imaging.schema import CENTER, ROI_SPACING_MM, read_annotations
-from kneel.phantom.shapes import STATISTICS, joint_space_widths
+from kneel.measure import joint_space_widths
+from kneel.phantom.shapes import STATISTICS
 
 CITATION = (
     "A. Tiulpin, I. Melekhov, S. Saarakkala: KNEEL: Knee Anatomical Landmark Localization Using Hourglass Networks. "
