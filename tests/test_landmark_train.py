@@ -73,27 +73,96 @@ def datasets(task):
     return task.train_dataset(), task.val_dataset()
 
 
+def first_loss(settings):
+    """Loss of the first batch, while training, with every draw the same."""
+    samples = spot_samples(4, 1)
+    task = task_with(samples, samples, **settings)
+    torch.manual_seed(0)
+    net = task.build_model().train()
+    batch = torch.utils.data.default_collate([task.val_dataset()[i] for i in range(4)])
+    torch.manual_seed(1)
+    return float(task.training_loss(net, batch).detach())
+
+
+ELASTIC, ROBUST, MIXUP = {"kind": "elastic"}, {"kind": "robust"}, {"alpha": 0.75, "variant": "kneel"}
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("plain", "changed"),
     [
-        {"loss": {"width": 5.0}},
-        {"loss": {"curvature": 1.0}},
-        {"loss": {"spread": 1.0}},
-        {"mixup": {"alpha": 0.75, "variant": "kneel"}},
-        {"mixup": {"alpha": 0.75, "variant": "zhang"}},
+        ({}, {"loss": {"width": 5.0}}),
+        ({}, {"loss": {"curvature": 1.0}}),
+        ({}, {"loss": {"spread": 1.0}}),
+        ({}, {"loss": {"kind": "l1"}}),
+        ({}, {"loss": {"kind": "l2"}}),
+        ({"loss": {"kind": "l1"}}, {"loss": ELASTIC}),
+        ({"loss": {"kind": "l2"}}, {"loss": ELASTIC}),
+        ({"loss": ELASTIC}, {"loss": ELASTIC | {"l2_share": 0.3}}),
+        ({"loss": {"kind": "l1"}}, {"loss": ROBUST}),
+        ({"loss": ROBUST}, {"loss": ROBUST | {"alpha_init": 0.5}}),
+        ({"loss": ROBUST}, {"loss": ROBUST | {"scale_init": 1.0}}),
+        ({}, {"mixup": MIXUP}),
+        ({"mixup": MIXUP}, {"mixup": MIXUP | {"variant": "zhang"}}),
+        ({"mixup": MIXUP}, {"mixup": MIXUP | {"alpha": 0.1}}),
+        *(
+            ({}, {"model": SETTINGS["model"] | change})
+            for change in (
+                {"width": 12},
+                {"depth": 3},
+                {"block": "regular"},
+                {"se_ratio": 4},
+                {"dropout": 0.5},
+                {"channels": 3},
+                {"align_corners": True},
+                {"grid": "corner"},
+            )
+        ),
+        ({"model": SETTINGS["model"] | {"se_ratio": 4}}, {"model": SETTINGS["model"] | {"se_ratio": 2}}),
     ],
     ids=str,
 )
-def test_every_loss_switch_changes_the_loss(changes):
-    samples = spot_samples(4, 1)
-    losses = []
-    for settings in ({}, changes):
-        task = task_with(samples, samples, **settings)
-        torch.manual_seed(0)
-        net = task.build_model()
-        batch = torch.utils.data.default_collate([task.val_dataset()[i] for i in range(4)])
-        losses.append(float(task.training_loss(net, batch).detach()))
-    assert losses[0] != losses[1]
+def test_every_switch_of_loss_mixup_and_model_changes_the_loss(plain, changed):
+    assert first_loss(plain) == first_loss(plain)
+    assert first_loss(plain) != first_loss(changed)
+
+
+def test_what_the_robust_loss_learns_is_trained_with_the_network_and_left_out_of_reading(tmp_path):
+    for part, seed in (("train", 1), ("val", 2)):
+        write_cohort(tmp_path / part, 2, seed=seed, spacing_mm=0.5, implant_fraction=0, single_knee_fraction=0)
+    settings = {"model": {"width": 4, "depth": 2}, "loss": ROBUST, "roi": {"spacing_mm": 4.0, "size": (64, 64)}}
+    result = train_landmarks(experiment(task="hc", **settings), tmp_path, tmp_path / "w", name="hc")
+    weights, meta = load_snapshot(result.path_best)
+    alpha, scale = weights["criterion.latent_alpha"], weights["criterion.latent_scale"]
+    assert alpha.shape == scale.shape == (16, 2)
+    assert alpha.abs().min() > 0  # started at 0
+    assert scale.std() > 0  # started alike
+    stage = Stage.from_snapshots([result.path_best], "hc", device=torch.device("cpu"))
+    assert not any("criterion" in name for name in stage.nets[0].state_dict())
+    # a network that starts from it takes the network, not what the loss learnt
+    lc = LandmarkTask(experiment(**(settings | {"loss": {}})), tmp_path, name="lc", transfer=result.path_best)
+    assert not any("criterion" in name for name in lc.build_model().state_dict())
+    assert meta["experiment"]["loss"]["kind"] == "robust"
+
+
+def folds_of(**changes):
+    """Digest of the subjects of each part, and the held-out subjects, of the first three folds."""
+    data = {"source": "phantom", "val": None}
+    tasks = [LandmarkTask(experiment(data=data, **changes), None, name="lc", fold=fold) for fold in range(3)]
+    return [task.split for task in tasks], [{s.subject_id for s in task.samples[1]} for task in tasks]
+
+
+def test_fold_and_seed_change_who_is_held_out(monkeypatch):
+    subjects = spot_samples(12, 1)
+    monkeypatch.setattr(LandmarkTask, "_load", lambda task, part: subjects)
+    splits, held = folds_of(folds=3)
+    assert len({split["val"] for split in splits}) == 3
+    assert sum(map(len, held)) == len(set.union(*held)) == 12  # nobody twice, nobody left out
+    again, _ = folds_of(folds=3)
+    other, _ = folds_of(folds=3, training=SETTINGS["training"] | {"seed": 1})
+    more, _ = folds_of(folds=4)
+    assert again == splits
+    assert other != splits
+    assert more != splits
 
 
 def test_hidden_points_do_not_train():
