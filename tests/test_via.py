@@ -250,7 +250,7 @@ def test_whether_the_other_knee_is_on_the_film_is_asked_and_not_guessed(download
     (tmp_path / "pts" / download.folders[0] / "001.pts").unlink()
     to_via = ["--films", download.root, "--pts", tmp_path / "pts", "--out", tmp_path / "via", "--subject-part", 1]
     assert call("bf_landmarks_to_via.py", *to_via, "--kl", tmp_path / "pts" / "kl.csv").returncode == 0
-    first, second = read_via(tmp_path / "via" / "via.json")
+    second, first = read_via(tmp_path / "via" / "via.json")  # 0.C.2 comes before 0.E.1
     with pytest.raises(AnnotationError, match="knees is '': must be 1 or 2"):
         knees_of(first)
     assert len(knees_of(second).knees) == 2
