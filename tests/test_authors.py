@@ -169,3 +169,14 @@ def test_our_own_files_are_still_read_as_ours(caplog):
     assert not is_authors_file(path)
     assert load_landmark_experiment(path) == load_config(path, LandmarkExperiment)
     assert not caplog.records
+
+
+def test_the_commands_take_them(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    from experiments_runner import plan
+
+    path = write(tmp_path, HC)
+    jobs = plan([path.parent], None)
+    assert [(job.name, job.fold, job.after) for job in jobs] == [
+        ("theirs", fold, "lc_multiscale_wing_mixup_no_wd_cutout10") for fold in range(5)
+    ]
