@@ -27,6 +27,7 @@ FLAG_WORDS = {
     "nominal_scale": "The film carries no pixel spacing; its scale was guessed from the size of the knee.",
     "reversed_columns": "The header says that the film is seen from behind: check left and right.",
     "roi_outside_film": "Part of the knee lies outside the film.",
+    "side_from_name": "Left or right was taken from the file name.",
     "side_from_image": "Left or right was judged from the picture; the file does not say.",
     "side_uncertain": "Left or right is doubtful: place and look disagree, or it looks alike both ways round.",
     "more_knees_than_named": "The file names one side, but the film shows two knees.",

@@ -32,6 +32,8 @@ TWO_KNEES_MM = 300.0  # films from this width on are made for two knees
 MIN_SEPARATION_MM = 80.0  # of two joint centres on one film; knees are wider than that
 # heights in mm tried for a film without spacing: from a strip along the joint to a 43 cm cassette
 NOMINAL_HEIGHTS_MM = (65.0, 100.0, 145.0, 210.0, 300.0, 430.0)
+WIDE_FILM = 1.25  # width / height from which a film without spacing is expected to show two knees
+CLOSE_SIZE = 0.05  # a scale whose knees are so near to the mean size is not corrected any more
 SURE = 0.8  # confidence at which no other scale of a film without spacing is tried
 PLAUSIBLE_SCALE = (0.7, 1.4)  # size of a knee against the mean; beyond it the spacing is doubted
 
@@ -75,8 +77,8 @@ class LocatedKnee:
     spacing_mm : (float, float)
         (row, column) mm per film pixel that the ROI was cut with; nominal where the film has none.
     flags : tuple of str
-        What a reader should know: ``nominal_scale``, ``side_from_position``, ``side_from_image``, ``side_uncertain``,
-        ``more_knees_than_named``, ``low_confidence``, ``implausible_size``, ``reversed_columns``.
+        What a reader should know: ``nominal_scale``, ``side_from_position``, ``side_from_name``, ``side_from_image``,
+        ``side_uncertain``, ``more_knees_than_named``, ``low_confidence``, ``implausible_size``, ``reversed_columns``.
     """
 
     side: Side
@@ -198,6 +200,8 @@ class KneeLocalizer:
             knees = self._at_spacing(film, radiograph, radiograph.spacing_mm)
         else:
             knees = self._at_any_scale(film, radiograph)
+        if radiograph.side_from_name:
+            knees = [replace(knee, flags=("side_from_name", *knee.flags)) for knee in knees]
         if radiograph.columns_reversed:
             # all below speaks of what a knee looks like; on a film seen from behind, left knees look like right ones
             flag = ("reversed_columns",)
@@ -210,19 +214,24 @@ class KneeLocalizer:
         for height_mm in NOMINAL_HEIGHTS_MM:
             step = height_mm / film.shape[0]
             knees = self._at_spacing(film, radiograph, (step, step))
-            if knees:
-                sizes = [self._align(knee.landmarks, knee.spacing_mm, knee.side).scale for knee in knees]
-                step /= float(np.mean(sizes))
+            # networks see what they have learnt: points far from the usual size are pulled towards it, so look twice
+            for _ in range(2):
+                size = float(np.mean([self._align(k.landmarks, k.spacing_mm, k.side).scale for k in knees or ()] or 1))
+                if abs(size - 1) < CLOSE_SIZE:
+                    break
+                step /= size
                 knees = self._at_spacing(film, radiograph, (step, step)) or knees
             answers.append(knees)
-            if _certainty(knees)[0] >= SURE:
+            complete = len(knees) == 2 or not _is_wide(film)
+            if complete and _certainty(knees)[0] >= SURE:
                 break
-        return [replace(knee, flags=("nominal_scale", *knee.flags)) for knee in max(answers, key=_certainty)]
+        rank = _total if _is_wide(film) else _certainty
+        return [replace(knee, flags=("nominal_scale", *knee.flags)) for knee in max(answers, key=rank)]
 
     def _at_spacing(self, film: Picture, radiograph: Radiograph, spacing_mm: Spacing) -> list[LocatedKnee]:
         """Believe in two knees first, then in the side that the header names, then in place and look together."""
-        by_place = self._two_knees(film, spacing_mm)
         named = radiograph.laterality
+        by_place = self._two_knees(film, spacing_mm, expected=named == "B" or (named is None and _is_wide(film)))
         if len(by_place) == 2:
             conflict = ("more_knees_than_named",) if named in ("L", "R") else ()
             flags = () if named == "B" else ("side_from_position", *conflict)
@@ -241,9 +250,18 @@ class KneeLocalizer:
             flags = (*flags, "side_uncertain")
         return [replace(knee, flags=(*flags, *knee.flags))]
 
-    def _two_knees(self, film: Picture, spacing_mm: Spacing) -> list[LocatedKnee]:
-        """Look at the halves; a centre at the cut is half of one knee, and no knee of its own."""
+    def _two_knees(self, film: Picture, spacing_mm: Spacing, *, expected: bool) -> list[LocatedKnee]:
+        """Look at the halves; a centre at the cut is half of one knee, and no knee of its own.
+
+        Where two are expected and one centre is unbelievable, the landmark networks are asked at the mirror image of
+        the other one: a pair stands about symmetrically.
+        """
         centers = find_joint_centers(film, spacing_mm, [("left half", "R"), ("right half", "L")], self.lc)
+        sure = [self._confidence(center.spread_mm) >= MIN_CONFIDENCE for center in centers]
+        if expected and sum(sure) == 1:
+            lost, (x, y) = sure.index(False), centers[sure.index(True)].center
+            opposite = film.shape[1] - 1 - x, y
+            centers[lost] = replace(centers[lost], center=opposite, spread_mm=self.lc.typical_spread_mm)
         x_mm = [center.center[0] * spacing_mm[1] for center in centers]
         middle_mm = (film.shape[1] - 1) / 2 * spacing_mm[1]
         if x_mm[1] - x_mm[0] < MIN_SEPARATION_MM or min(abs(x - middle_mm) for x in x_mm) < MIN_SEPARATION_MM / 4:
@@ -299,6 +317,16 @@ class KneeLocalizer:
             residual_mm / (ODD * self.shape.residual),
         )
         return float(np.exp(-0.5 * np.square(terms).sum()))
+
+
+def _is_wide(film: Picture) -> bool:
+    height, width = film.shape
+    return width >= WIDE_FILM * height
+
+
+def _total(knees: Sequence[LocatedKnee]) -> float:
+    """Rank answers by the sum of the confidences: two fair knees go before one good one."""
+    return sum(knee.confidence for knee in knees)
 
 
 def _certainty(knees: Sequence[LocatedKnee]) -> tuple[float, int]:

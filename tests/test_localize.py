@@ -1,11 +1,13 @@
 """The walk from film to points with perfect networks: what remains is the geometry's own error."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from kneel.imaging.radiograph import Radiograph, normalize_percentiles
 from kneel.imaging.schema import CENTER
-from kneel.localize import KneeLocalizer, find_joint_centers, find_landmarks
+from kneel.localize import NOMINAL_HEIGHTS_MM, KneeLocalizer, find_joint_centers, find_landmarks
 from kneel.shape import MeanShape
 from kneel.stage import Stage
 
@@ -224,3 +226,51 @@ def test_an_implausible_size_is_flagged():
     knees = {"R": knee_points((200, 230), "R", (0.5, 0.5))}
     (knee,) = locate(knees, (460, 400), wrong, laterality="R")
     assert "implausible_size" in knee.flags
+
+
+@pytest.mark.parametrize(("header", "count"), [({"laterality": "B"}, 2), ({"laterality": "R"}, 1), ({}, 1)])
+def test_of_a_pair_the_knee_that_was_missed_is_looked_for_opposite(header, count):
+    """The left knee casts no light for the joint-centre network; the landmark network sees it all the same.
+
+    Films that are not said to show two knees and are not wide are not searched so.
+    """
+    spacing = (0.5, 0.5)
+    knees = {"R": knee_points((160, 300), "R", spacing), "L": knee_points((580, 310), "L", spacing)}
+    film = film_with({"R": knees["R"]}, (700, 760), spacing, **header)
+    found = KneeLocalizer(BrightestStage(), OracleStage(knees)).locate(film)
+    assert len(found) == count
+    if count == 2:
+        np.testing.assert_allclose(found[1].landmarks, knees["L"], atol=1e-6)
+
+
+def test_without_spacing_a_wide_film_is_searched_for_two_knees():
+    """A strip along the joints, 62 mm high: no scale but its own shows both."""
+    true = (0.39, 0.39)
+    knees = {"R": knee_points((150, 80), "R", true), "L": knee_points((490, 84), "L", true)}
+    found = locate(knees, (160, 640), None)
+    assert [knee.side for knee in found] == ["R", "L"]
+    for knee in found:
+        np.testing.assert_allclose(knee.spacing_mm, true, rtol=0.05)  # near enough is not corrected
+        np.testing.assert_allclose(knee.landmarks, knees[knee.side], atol=1e-6)
+
+
+def test_a_sure_answer_ends_the_search_for_the_scale(monkeypatch):
+    true = (0.22, 0.22)
+    knees = {"R": knee_points((200, 230), "R", true)}
+    film = film_with(knees, (460, 400), None, laterality="R")
+    localizer = KneeLocalizer(BrightestStage(), OracleStage(knees))
+    tried = []
+    inner = localizer._at_spacing
+    monkeypatch.setattr(localizer, "_at_spacing", lambda *args: tried.append(args[2][0]) or inner(*args))
+    (knee,) = localizer.locate(film)
+    assert knee.confidence >= 0.8
+    assert len(tried) < len(NOMINAL_HEIGHTS_MM)
+    assert tried[-1] == pytest.approx(true[0])
+
+
+def test_a_side_from_the_file_name_is_said_to_be():
+    spacing = (0.5, 0.5)
+    film = film_with({"L": knee_points((200, 230), "L", spacing)}, (460, 400), spacing, laterality="L")
+    localizer = KneeLocalizer(BrightestStage(), OracleStage({"L": knee_points((200, 230), "L", spacing)}))
+    (knee,) = localizer.locate(replace(film, side_from_name=True))
+    assert (knee.side, knee.flags) == ("L", ("side_from_name",))

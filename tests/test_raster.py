@@ -177,3 +177,13 @@ def test_float_tiff_is_refused():
 def test_constant_picture_is_refused():
     with pytest.raises(RadiographError, match="all pixels are 9"):
         read_radiograph(files.image_file(np.full((5, 5), 9, np.uint8), "PNG"))
+
+
+@pytest.mark.parametrize(
+    ("name", "side"), [("9001695L.png", "L"), ("12R.png", "R"), ("9001695_3_L.png", None), ("kneeL.png", None)]
+)
+def test_the_side_may_stand_in_the_file_name(tmp_path, name, side):
+    """Digits and a letter, as in the public set; ROIs of KNEEL's format are mirrored already and must not be again."""
+    cv2.imwrite(str(tmp_path / name), np.arange(80 * 90, dtype=np.uint16).reshape(80, 90))
+    film = read_radiograph(tmp_path / name)
+    assert (film.laterality, film.side_from_name) == (side, side is not None)

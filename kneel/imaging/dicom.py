@@ -7,11 +7,12 @@ of its own: ``parse`` and ``header``, ``decode`` and ``jpeg``, ``values``, ``tag
 from __future__ import annotations
 
 import os
+import re
 import stat
 import threading
 import warnings
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import cv2
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from kneel.imaging.decode import choose_frame, decode_frame, read_format
+from kneel.imaging.geometry import Side
 from kneel.imaging.header import Header, library_errors
 from kneel.imaging.parse import PixelElement, dataset_pixels, parse_dicom
 from kneel.imaging.radiograph import Radiograph, RadiographError
@@ -133,7 +135,37 @@ def _read(source: Source, name: str, given: Spacing | None, frame: int | None, m
         return _from_dicom(header, pixels, name, given, frame, max_megapixels)
     grey = read_raster(bytes(content), kind, frame=frame, max_megapixels=max_megapixels)
     _check_contrast(grey, None)
-    return Radiograph(_freeze(grey), given, "given" if given else "none", source=name)
+    side = side_in_name(name)
+    return Radiograph(
+        pixels=_freeze(grey),
+        spacing_mm=given,
+        spacing_kind="given" if given else "none",
+        laterality=side,
+        side_from_name=side is not None,
+        source=name,
+    )
+
+
+def side_in_name(name: str) -> Side | None:
+    """Read the side from the file name of a picture: digits, then L or R, as in the public set of Chen 2018.
+
+    Parameters
+    ----------
+    name : str
+        Path or name of the file.
+
+    Returns
+    -------
+    {"L", "R"} or None
+        None for every other name, ``{subject}_{kl}_{side}.png`` among them: those pictures are mirrored already.
+
+    Examples
+    --------
+    >>> side_in_name("val/3/9001695L.png"), side_in_name("9001695_3_L.png"), side_in_name("kneeR.png")
+    ('L', None, None)
+    """
+    found = re.fullmatch(r"[0-9]+([LR])", Path(name).stem)
+    return cast(Side, found.group(1)) if found else None
 
 
 def _from_dicom(

@@ -54,7 +54,9 @@ class Radiograph:
         by some 5-15 %, unless the file's magnification factor could be divided out. ``given``: by the caller.
         ``none``: not known.
     laterality : {"L", "R", "B"} or None
-        Side(s) on the film as its tags say, never guessed from the picture.
+        Side(s) on the film as its tags say, or a picture's file name; never guessed from the picture.
+    side_from_name : bool
+        Whether `laterality` is the last letter of a file name like ``9001695L.png``.
     view : str or None
         ``AP``, ``PA`` or another view as its tags say.
     modality, sop_class_uid, sop_instance_uid, study_instance_uid, series_instance_uid, patient_id : str or None
@@ -79,6 +81,7 @@ class Radiograph:
     study_instance_uid: str | None = None
     series_instance_uid: str | None = None
     patient_id: str | None = None
+    side_from_name: bool = False
     columns_reversed: bool = False
     padding: NDArray[np.bool_] | None = None
     source: str = "<memory>"
