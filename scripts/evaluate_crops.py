@@ -1,0 +1,148 @@
+#!/usr/bin/env python
+"""Read crops of single knees as the reading command would, without spacing, and compare with their annotated points.
+
+Writes DIR/predictions.csv in the layout of scripts/oof_inference.py (for scripts/assess_test_results.py; points in
+pixels of the crop, left knees mirrored) and DIR/knees.csv (what was found on each crop). With --graded also
+DIR/graded.csv: the least joint space of every crop of a folder {0..4}/{subject}{side}.png, in tibial widths, and its
+rank correlation with the grade. Research use only. Not a medical device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+from tqdm import tqdm
+
+from deepknee.weights import WeightsError, find_weights
+from kneel.imaging.crops import AnnotatedCrop, read_crops
+from kneel.imaging.dicom import read_radiograph
+from kneel.imaging.geometry import mirror_points
+from kneel.imaging.schema import LANDMARKS, AnnotationError
+from kneel.localize import KneeLocalizer, LocatedKnee
+from kneel.measure import measure_knee
+from kneel.metrics import BOUNDS_MM, OUTLIER_MM, radial_errors
+
+
+def main() -> int:
+    """Evaluate; 1 when the input cannot be used."""
+    given = parse()
+    try:
+        weights = find_weights(given.weights)
+        crops = [crop for crop in read_crops(given.table, given.images) if crop.split == given.split]
+    except (WeightsError, AnnotationError, OSError) as error:
+        print(f"evaluate_crops: {error}", file=sys.stderr)
+        return 1
+    localizer = KneeLocalizer.from_snapshots(weights.paths("lc"), weights.paths("hc"))
+    given.out.mkdir(parents=True, exist_ok=True)
+    knees = pd.DataFrame([compare(crop, localizer) for crop in tqdm(crops, "crops", unit="knee")])
+    predictions(crops, knees).to_csv(given.out / "predictions.csv", index=False)
+    knees.drop(columns=["points", "truth"]).to_csv(given.out / "knees.csv", index=False)
+    lines = summarize(knees)
+    if given.graded:
+        graded = pd.DataFrame(read_graded(given.graded, localizer))
+        graded.to_csv(given.out / "graded.csv", index=False)
+        lines += correlate(graded)
+    text = "\n".join(lines) + "\n"
+    (given.out / "summary.txt").write_text(text, encoding="utf-8")
+    print(text, end="")
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=Path, required=True, help="CSV of annotated crops (see kneel/imaging/crops.py)")
+    parser.add_argument("--images", type=Path, required=True, help="folder that the table's column file starts from")
+    parser.add_argument("--split", default="val", help="rows to take, by column split (default: %(default)s)")
+    parser.add_argument("--graded", type=Path, metavar="DIR", help="folder with folders 0 to 4 of crops")
+    parser.add_argument("--weights", type=Path, action="append", help="folder of snapshots (default: pretrained/)")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    return parser.parse_args()
+
+
+def one_knee(path: Path, localizer: KneeLocalizer) -> tuple[LocatedKnee | None, int]:
+    """Read a crop; the surest knee on it, and how many were found."""
+    found = localizer.locate(read_radiograph(path))
+    return max(found, key=lambda knee: knee.confidence, default=None), len(found)
+
+
+def compare(crop: AnnotatedCrop, localizer: KneeLocalizer) -> dict[str, Any]:
+    """Say what was found on one crop and how far its points are off; points of another side count as they are named."""
+    knee, count = one_knee(crop.path, localizer)
+    row: dict[str, Any] = {"file": crop.path.name, "subject_id": crop.subject_id, "kl": crop.kl, "side": crop.side}
+    row |= {"knees": count, "truth": crop.points, "points": None}
+    if knee is None:
+        return row
+    errors = radial_errors(knee.landmarks, crop.points, crop.mm_per_px)
+    names = {"side_found": knee.side, "confidence": knee.confidence, "flags": ";".join(knee.flags)}
+    return row | names | {"points": knee.landmarks, "error_mm": errors.mean(), "worst_mm": errors.max()}
+
+
+def predictions(crops: Sequence[AnnotatedCrop], knees: pd.DataFrame) -> pd.DataFrame:
+    """Lay out the knees that were found like out-of-fold predictions."""
+    rows = []
+    for crop, points in zip(crops, knees.points, strict=True):
+        if points is None:
+            continue
+        head = ["crops", 0, crop.subject_id, crop.side, crop.kl, crop.mm_per_px]
+        rows.append([*head, *_mirrored(points, crop).ravel(), *_mirrored(crop.points, crop).ravel()])
+    names = [f"{mark}{axis}{number}" for mark in ("", "t") for number in range(len(LANDMARKS)) for axis in "xy"]
+    return pd.DataFrame(rows, columns=["experiment", "fold", "subject_id", "side", "kl", "mm_per_px", *names])
+
+
+def _mirrored(points: NDArray[np.float64], crop: AnnotatedCrop) -> NDArray[np.float64]:
+    return mirror_points(points, crop.read().shape[1]) if crop.side == "L" else points
+
+
+def summarize(knees: pd.DataFrame) -> list[str]:
+    """Put the figures into lines; a knee that was not found, or on the wrong side, has no error but is counted."""
+    found = knees[knees.points.notna()]
+    right = found[found.side == found.side_found]
+    lines = [
+        f"{len(knees)} crops: on {(knees.knees == 1).sum()} one knee, on {(knees.knees > 1).sum()} more, "
+        f"on {(knees.knees == 0).sum()} none; side right on {len(right)} of {len(found)}"
+    ]
+    if len(right):
+        within = ", ".join(f"{bound:g} mm {(np.array(right.error_mm) <= bound).mean():.1%}" for bound in BOUNDS_MM)
+        lines += [
+            f"of those with the right side: mean error {right.error_mm.mean():.3f} mm, median of the knees' means "
+            f"{right.error_mm.median():.3f} mm; knees with a mean within {within}",
+            f"knees with a point off by {OUTLIER_MM:g} mm or more: {(right.worst_mm >= OUTLIER_MM).sum()}",
+        ]
+    return lines
+
+
+def read_graded(folder: Path, localizer: KneeLocalizer) -> Iterable[dict[str, Any]]:
+    """Measure every crop of a folder of grades."""
+    for path in tqdm(sorted(folder.glob("[0-4]/*.png")), "graded crops", unit="knee"):
+        knee, count = one_knee(path, localizer)
+        row: dict[str, Any] = {"file": path.name, "kl": int(path.parent.name), "knees": count}
+        if knee is not None:
+            measures = measure_knee(knee.landmarks)  # lengths do not depend on the side
+            width = measures.tibial_width
+            row |= {"side": knee.side, "medial": measures.jsw_medial / width, "lateral": measures.jsw_lateral / width}
+            row |= {"confidence": knee.confidence, "flags": ";".join(knee.flags)}
+        yield row
+
+
+def correlate(graded: pd.DataFrame) -> list[str]:
+    """Correlate the least joint space with the grade."""
+    found = graded[graded.knees > 0]
+    least = found[["medial", "lateral"]].min(axis=1)
+    named = found.side == found.file.str.replace(".png", "").str[-1]
+    return [
+        f"{len(graded)} graded crops: a knee on {len(found)}, side as in the file name on {named.sum()}; "
+        f"Spearman of the least joint space with the grade {spearmanr(least, found.kl).statistic:.3f}"
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
