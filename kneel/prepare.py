@@ -19,6 +19,7 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import astuple, dataclass, fields
@@ -142,15 +143,19 @@ def _run(out: Path, tasks: Sequence[FilmTask], jobs: int) -> Iterator[Record]:
         yield from (_prepare(out, task) for task in tasks)
         return
     # spawn: forking a process that holds OpenCV's threads can deadlock
-    with ProcessPoolExecutor(
-        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
-    ) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker) as pool:
         pending = [pool.submit(_prepare, out, task) for task in tasks]
         try:
             yield from (future.result() for future in as_completed(pending))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _start_worker() -> None:
+    """One OpenCV thread a process; Ctrl-C is for the process that started them."""
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _prepare(out: Path, task: FilmTask) -> Record:

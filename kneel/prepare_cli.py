@@ -10,7 +10,10 @@ from pathlib import Path
 
 from kneel.film_task import FilmTask, Problem
 from kneel.imaging.schema import AnnotationError
-from kneel.prepare import PROBLEMS, TABLE, prepare_films
+from kneel.prepare import PROBLEMS, TABLE, Prepared, prepare_films
+
+GOES_ON = "started again it goes on where it stopped"
+NOTES_SHOWN = 20  # on the terminal
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,33 +45,48 @@ def run(name: str, given: argparse.Namespace, tasks: Sequence[FilmTask], problem
     Returns
     -------
     int
-        Exit status: 0 every knee is there, 1 some are missing, 2 nothing was done.
+        Exit status: 0 every knee is there, 1 some are missing, 2 nothing was done, 130 stopped by Ctrl-C.
     """
     if given.jobs < 1:
         print(f"{name}: --jobs is {given.jobs}, must be at least 1", file=sys.stderr)
         return 2
     try:
         done = prepare_films(given.out, tasks, problems, jobs=given.jobs, progress=True)
-    except (AnnotationError, OSError) as error:
+    except AnnotationError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
-    except BrokenProcessPool:
-        print(
-            f"{name}: a process was killed, most likely for memory: "
-            "start again with fewer --jobs; what is finished stays",
-            file=sys.stderr,
-        )
+    except OSError as error:
+        print(f"{name}: {error}; {GOES_ON}", file=sys.stderr)
         return 1
-    for problem in done.problems:
+    except KeyboardInterrupt:
+        print(f"\n{name}: stopped; {GOES_ON}", file=sys.stderr)
+        return 130
+    except BrokenProcessPool:
+        print(f"{name}: a process was killed, most likely for memory: use fewer --jobs; {GOES_ON}", file=sys.stderr)
+        return 1
+    tell(done, given.out)
+    return 1 if done.missing else 0
+
+
+def tell(done: Prepared, out: Path) -> None:
+    """Say what is missing, subject by subject, the first notes, and how many knees there are.
+
+    Parameters
+    ----------
+    done : Prepared
+        What a run came to.
+    out : Path
+        Where it wrote to.
+    """
+    notes = [problem for problem in done.problems if problem.kind == "note"]
+    for problem in [*done.missing, *notes[:NOTES_SHOWN]]:
         who = " ".join(word for word in (problem.subject_id, "+".join(problem.side)) if word)
         where = f"{problem.film}: " if problem.film else ""
         print(f"{problem.kind:8}{who + ': ' if who else ''}{where}{problem.problem}", file=sys.stderr)
     subjects = len({knee.subject_id for knee in done.knees})
     print(
-        f"{len(done.knees)} of {done.asked} knees of {subjects} subjects in {given.out / TABLE}; "
+        f"{len(done.knees)} of {done.asked} knees of {subjects} subjects in {out / TABLE}; "
         f"{done.skipped} subjects were finished before"
     )
     if done.problems:
-        notes = len(done.problems) - len(done.missing)
-        print(f"{len(done.missing)} missing, {notes} notes: {given.out / PROBLEMS}")
-    return 1 if done.missing else 0
+        print(f"missing: {len(done.missing)}, notes: {len(notes)}; all of them in {out / PROBLEMS}")

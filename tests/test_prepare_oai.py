@@ -328,6 +328,46 @@ def test_a_contents_table_that_cannot_be_used_is_one_line(download, tmp_path, te
         assert not (tmp_path / "out").exists()
 
 
+def test_a_knee_that_stands_there_twice_is_refused(download, tmp_path):
+    write_annotations(tmp_path / "table.csv", [download.knees[0]] * 2)
+    result = door(download.root, tmp_path / "table.csv", tmp_path / "out")
+    assert result.returncode == 2
+    assert "stands there twice" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_disk_that_cannot_be_written_is_one_line(download, tmp_path):
+    (tmp_path / "out").write_text("a file, where a folder should be")
+    result = door(download.root, download.annotations, tmp_path / "out")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "goes on where it stopped" in result.stderr
+
+
+def test_a_phantom_download_does_not_depend_on_the_processes(download, tmp_path):
+    script = ROOT / "scripts" / "data_stuff" / "make_phantom_oai.py"
+    command = [
+        sys.executable,
+        str(script),
+        "--out",
+        str(tmp_path),
+        "--n",
+        "2",
+        "--seed",
+        "4",
+        "--spacing",
+        str(SPACING),
+    ]
+    result = subprocess.run([*command, "--jobs", "2"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    films = read_contents(tmp_path / "OAI_00m")
+    assert [film.bilateral for film in films] == [True, False] * 2
+    for film, folder in zip(films[::2], download.folders, strict=False):
+        assert film.path.read_bytes() == (download.root / folder / "001").read_bytes()
+    assert [choose_film([film]).film for film in films] == [films[0], None, films[2], None]
+    assert subprocess.run([*command, "--jobs", "0"], capture_output=True).returncode == 2
+
+
 def test_an_archive_that_was_not_unpacked_is_hinted_at(copy):
     root, subjects, folders = copy
     shutil.rmtree(root / folders[0])
