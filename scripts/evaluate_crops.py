@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,13 @@ from deepknee.weights import WeightsError, find_weights
 from kneel.imaging.crops import AnnotatedCrop, read_crops
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.geometry import mirror_points
+from kneel.imaging.radiograph import Radiograph
 from kneel.imaging.schema import LANDMARKS, AnnotationError
 from kneel.localize import KneeLocalizer, LocatedKnee
 from kneel.measure import measure_knee
 from kneel.metrics import BOUNDS_MM, OUTLIER_MM, radial_errors
+
+Locate = Callable[[Radiograph], list[LocatedKnee]]
 
 
 def main() -> int:
@@ -41,13 +45,21 @@ def main() -> int:
         print(f"evaluate_crops: {error}", file=sys.stderr)
         return 1
     localizer = KneeLocalizer.from_snapshots(weights.paths("lc"), weights.paths("hc"))
+
+    def locate(radiograph: Radiograph) -> list[LocatedKnee]:
+        if given.invert:
+            radiograph = replace(radiograph, pixels=np.iinfo(radiograph.pixels.dtype).max - radiograph.pixels)
+        if given.ignore_names:
+            radiograph = replace(radiograph, laterality=None, side_from_name=False)
+        return localizer.locate(radiograph)
+
     given.out.mkdir(parents=True, exist_ok=True)
-    knees = pd.DataFrame([compare(crop, localizer) for crop in tqdm(crops, "crops", unit="knee")])
+    knees = pd.DataFrame([compare(crop, locate) for crop in tqdm(crops, "crops", unit="knee")])
     predictions(crops, knees).to_csv(given.out / "predictions.csv", index=False)
     knees.drop(columns=["points", "truth"]).to_csv(given.out / "knees.csv", index=False)
     lines = summarize(knees)
     if given.graded:
-        graded = pd.DataFrame(read_graded(given.graded, localizer))
+        graded = pd.DataFrame(read_graded(given.graded, locate))
         graded.to_csv(given.out / "graded.csv", index=False)
         lines += correlate(graded)
     text = "\n".join(lines) + "\n"
@@ -63,20 +75,22 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--images", type=Path, required=True, help="folder that the table's column file starts from")
     parser.add_argument("--split", default="val", help="rows to take, by column split (default: %(default)s)")
     parser.add_argument("--graded", type=Path, metavar="DIR", help="folder with folders 0 to 4 of crops")
+    parser.add_argument("--invert", action="store_true", help="read the negatives of the crops")
+    parser.add_argument("--ignore-names", action="store_true", help="let the picture tell the side, not the file name")
     parser.add_argument("--weights", type=Path, action="append", help="folder of snapshots (default: pretrained/)")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     return parser.parse_args()
 
 
-def one_knee(path: Path, localizer: KneeLocalizer) -> tuple[LocatedKnee | None, int]:
+def one_knee(path: Path, locate: Locate) -> tuple[LocatedKnee | None, int]:
     """Read a crop; the surest knee on it, and how many were found."""
-    found = localizer.locate(read_radiograph(path))
+    found = locate(read_radiograph(path))
     return max(found, key=lambda knee: knee.confidence, default=None), len(found)
 
 
-def compare(crop: AnnotatedCrop, localizer: KneeLocalizer) -> dict[str, Any]:
+def compare(crop: AnnotatedCrop, locate: Locate) -> dict[str, Any]:
     """Say what was found on one crop and how far its points are off; points of another side count as they are named."""
-    knee, count = one_knee(crop.path, localizer)
+    knee, count = one_knee(crop.path, locate)
     row: dict[str, Any] = {"file": crop.path.name, "subject_id": crop.subject_id, "kl": crop.kl, "side": crop.side}
     row |= {"knees": count, "truth": crop.points, "points": None}
     if knee is None:
@@ -120,10 +134,10 @@ def summarize(knees: pd.DataFrame) -> list[str]:
     return lines
 
 
-def read_graded(folder: Path, localizer: KneeLocalizer) -> Iterable[dict[str, Any]]:
+def read_graded(folder: Path, locate: Locate) -> Iterable[dict[str, Any]]:
     """Measure every crop of a folder of grades."""
     for path in tqdm(sorted(folder.glob("[0-4]/*.png")), "graded crops", unit="knee"):
-        knee, count = one_knee(path, localizer)
+        knee, count = one_knee(path, locate)
         row: dict[str, Any] = {"file": path.name, "kl": int(path.parent.name), "knees": count}
         if knee is not None:
             measures = measure_knee(knee.landmarks)  # lengths do not depend on the side
