@@ -1,0 +1,165 @@
+#!/usr/bin/env python
+"""Train a baseline on a landmark experiment: the floor that a network has to beat.
+
+  mean      the mean training shape, wherever the ROI lies; does not look at the picture
+  ridge     ridge regression from the ROI at 32 x 32 pixels to the coordinates
+  resnet18  a plain ResNet-18, untrained weights, that regresses coordinates
+
+Data, ROI, folds and seed are the experiment's; augment, loss, mixup and training act on resnet18 only, model and
+transfer on none. Landmark ROIs lie around the annotated joint centre, so the mean shape has that point for nothing.
+Writes WORKDIR/NAME_BASELINE/: fold_K/ with the model, predictions.csv (validation knees of all folds, points in pixels
+of the ROI, left knees mirrored; tx, ty is the truth) and metrics.csv (each fold and all, errors in mm, 95 % interval of
+the mean by bootstrap over subjects); with --fold predictions_fold_K.csv and metrics_fold_K.csv. NAME is the name of the
+experiment file. Research use only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from kneel.authors import is_authors_file, load_landmark_experiment
+from kneel.baselines import BASELINES, ResNetTask, fit_linear, predict_resnet, small_pictures
+from kneel.engine.config import ConfigError, load_config
+from kneel.engine.fit import TrainingDiverged, fit
+from kneel.engine.folds import LeakageError
+from kneel.engine.record import ResumeError, RunExists
+from kneel.engine.snapshot import SnapshotError, write_atomic
+from kneel.experiment import LandmarkExperiment
+from kneel.imaging.radiograph import RadiographError
+from kneel.imaging.schema import AnnotationError
+from kneel.metrics import error_summary, radial_errors
+from kneel.train import LandmarkTask
+
+USER_ERRORS = (
+    ConfigError,
+    AnnotationError,
+    RadiographError,
+    LeakageError,
+    RunExists,
+    ResumeError,
+    SnapshotError,
+    TrainingDiverged,
+    FileNotFoundError,
+)
+RESAMPLES = 1000
+
+
+def main() -> int:
+    """Train; 0 when done, 1 when it cannot be."""
+    given = parse()
+    try:
+        metrics = run(given)
+    except USER_ERRORS as error:
+        print(f"train_baselines: {error}", file=sys.stderr)
+        return 1
+    print(metrics.round(3).to_string(index=False))
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--experiment", type=Path, required=True, metavar="FILE", help="experiment file (YAML), lc or hc"
+    )
+    parser.add_argument("--data_root", type=Path, required=True, metavar="DIR", help="where the data are")
+    parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="where all runs go")
+    parser.add_argument("--baseline", choices=BASELINES, required=True, help="which one")
+    parser.add_argument("--fold", type=int, metavar="K", help="one held-out fold, from 0 (default: all of them)")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--resume", action="store_true", help="go on with a ResNet-18 that was interrupted")
+    group.add_argument("--overwrite", action="store_true", help="replace a run that is there")
+    given = parser.parse_args()
+    if given.resume and given.baseline != "resnet18":
+        parser.error(f"--resume: {given.baseline} has nothing to go on with; use --overwrite")
+    return given
+
+
+def run(given: argparse.Namespace) -> pd.DataFrame:
+    """Train the folds and write the tables; returns the metrics."""
+    read = load_landmark_experiment if is_authors_file(given.experiment) else load_experiment
+    experiment, name = read(given.experiment), f"{given.experiment.stem}_{given.baseline}"
+    folder = given.workdir / name
+    suffix = "" if given.fold is None else f"_fold_{given.fold}"
+    predictions = folder / f"predictions{suffix}.csv"
+    if predictions.exists() and not (given.overwrite or given.resume):
+        raise RunExists(f"{predictions} is there already; --overwrite it or use another --workdir")
+    folds = range(1 if experiment.data.val is not None else experiment.folds) if given.fold is None else [given.fold]
+    parts = []
+    for fold in tqdm(folds, "folds", unit="fold", disable=None):
+        task, points, truth = train_fold(experiment, given, name, fold)
+        parts.append(layout(task, name, points, truth))
+    knees = pd.concat(parts, ignore_index=True)
+    metrics = pd.DataFrame([judge(part) for part in parts] + [judge(knees) | {"fold": "all"}] * (len(parts) > 1))
+    for path, table in ((predictions, knees), (folder / f"metrics{suffix}.csv", metrics)):
+        write_atomic(path, table.to_csv(index=False).encode())
+    return metrics
+
+
+def load_experiment(path: Path) -> LandmarkExperiment:
+    """Read an experiment file of ours."""
+    return load_config(path, LandmarkExperiment)
+
+
+def train_fold(
+    experiment: LandmarkExperiment, given: argparse.Namespace, name: str, fold: int
+) -> tuple[LandmarkTask, NDArray, NDArray]:
+    """Fit one fold; returns it with the predicted and the true points of its validation knees, (N, M, 2) pixels."""
+    size, folder = experiment.roi.size, given.workdir / name
+    if given.baseline != "resnet18":
+        task = LandmarkTask(experiment, given.data_root, name=name, fold=fold)
+        model = fit_linear(task, given.baseline)
+        (folder / f"fold_{fold}").mkdir(parents=True, exist_ok=True)
+        model.save(folder / f"fold_{fold}" / "model.npz")
+        pictures, truth = small_pictures(task.samples[1], size)
+        return task, model(pictures), truth
+    task = ResNetTask(experiment, given.data_root, name=name, fold=fold)
+    options = {"resume": given.resume, "overwrite": given.overwrite}
+    result = fit(task, experiment.training, folder, name=f"fold_{fold}", **options)
+    _, truth = small_pictures(task.samples[1], size)
+    return task, predict_resnet(result.path_best, task.val_dataset(), experiment.training.batch_size), truth
+
+
+def layout(task: LandmarkTask, name: str, points: NDArray, truth: NDArray) -> pd.DataFrame:
+    """Lay out predictions as scripts/evaluate_crops.py does."""
+    spacing = task.experiment.roi.spacing_mm
+    rows = [
+        [name, task.fold, knee.subject_id, knee.side, knee.kl, spacing, *found.ravel(), *true.ravel()]
+        for knee, found, true in zip(task.samples[1], points, truth, strict=True)
+    ]
+    numbers = range(points.shape[1])
+    coordinates = [f"{mark}{axis}{number}" for mark in ("", "t") for number in numbers for axis in "xy"]
+    return pd.DataFrame(rows, columns=["experiment", "fold", "subject_id", "side", "kl", "mm_per_px", *coordinates])
+
+
+def judge(knees: pd.DataFrame) -> dict[str, Any]:
+    """Summarise a table of predictions: errors in mm."""
+    values = knees.iloc[:, 6:].to_numpy(float).reshape(len(knees), 2, -1, 2)
+    errors = radial_errors(values[:, 0], values[:, 1], knees.mm_per_px.iloc[0])
+    low, high = interval(errors, knees.subject_id)
+    summary = error_summary(errors)
+    head = {"experiment": knees.experiment.iloc[0], "fold": str(knees.fold.iloc[0]), "knees": len(knees)}
+    return head | {"error_mm": summary.pop("error_mm"), "low_95": low, "high_95": high} | summary
+
+
+def interval(errors: NDArray, subjects: pd.Series) -> tuple[float, float]:
+    """95 % interval of the mean error (N knees, M points) by bootstrap over subjects."""
+    sums = pd.DataFrame({"total": errors.sum(axis=1), "count": errors.shape[1]}).groupby(np.array(subjects)).sum()
+    drawn = np.random.default_rng(0).integers(len(sums), size=(RESAMPLES, len(sums)))
+    total, count = (sums[name].to_numpy(float)[drawn].sum(axis=1) for name in ("total", "count"))
+    low, high = np.quantile(total / count, [0.025, 0.975])
+    return float(low), float(high)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    sys.exit(main())
