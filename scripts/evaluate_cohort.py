@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from deepknee.pipeline import DeviceError, Reader, ReadingError, load_reader
 from deepknee.weights import WeightsError
+from kneel.bootstrap import SubjectBootstrap, interval
 from kneel.imaging.cohort import CohortFilm, read_cohort
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.geometry import millimetres_per_pixel
@@ -134,16 +135,15 @@ def kappa(true: pd.DataFrame) -> float:
 def summarize(knees: pd.DataFrame) -> pd.DataFrame:
     """Work out every figure with its interval: subjects are drawn with replacement, both knees of one together."""
     true = knees[knees.kl.notna()]
-    by_subject = [part for _, part in true.groupby("subject_id")]
-    rng = np.random.default_rng(0)
-    draws = [rng.integers(len(by_subject), size=len(by_subject)) for _ in range(RESAMPLES)]
-    samples = [pd.concat([by_subject[i] for i in draw]) for draw in draws]
-    rows = []
-    for name, figure in FIGURES.items():
-        values = [value for value in map(figure, samples) if not np.isnan(value)]
-        low, high = np.percentile(values, [2.5, 97.5]) if values else (np.nan, np.nan)
-        rows.append({"figure": name, "value": figure(true), "low": low, "high": high})
-    count = {"subjects": len(by_subject), "knees": len(true), "knees found that are not there": knees.kl.isna().sum()}
+    bootstrap = SubjectBootstrap(true.subject_id.tolist(), resamples=RESAMPLES)
+    samples = bootstrap.statistic(lambda draw: [figure(true.iloc[draw]) for figure in FIGURES.values()])
+    ends = zip(FIGURES.items(), *interval(samples), strict=True)
+    rows = [{"figure": name, "value": figure(true), "low": low, "high": high} for (name, figure), low, high in ends]
+    count = {
+        "subjects": true.subject_id.nunique(),
+        "knees": len(true),
+        "knees found that are not there": knees.kl.isna().sum(),
+    }
     count["films that cannot be read"] = knees[knees.problem.notna()].subject_id.nunique()
     rows += [{"figure": name, "value": value} for name, value in count.items()]
     return pd.DataFrame(rows)
