@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 OUTLIER_MM = 10.0
 BOUNDS_MM = (1, 1.5, 2, 2.5)
+SUCCESS_BOUNDS_MM = (*BOUNDS_MM, 4)
+# the points that the paper's reports judge a bone by: its two edges, in the test report its middle as well
+CV_POINTS = {"tibia": (0, 8), "femur": (9, 15)}
+TEST_POINTS = {"tibia": (0, 4, 8), "femur": (9, 12, 15)}
 # what the validation of a landmark network tells, and which end of it is best
 METRICS = {
     "error_mm": "min",
@@ -56,5 +62,56 @@ def error_summary(errors_mm: ArrayLike) -> dict[str, float]:
         "error_mm": float(errors.mean()),
         "median_mm": float(np.median(errors)),
         **within,
-        "outliers": float((errors >= OUTLIER_MM).any(axis=1).mean()),
+        "outliers": float(outliers(errors).mean()),
     }
+
+
+def bone_errors(errors_mm: ArrayLike, points: Mapping[str, Sequence[int]]) -> NDArray[np.float64]:
+    """Average the errors of some points of each bone, knee by knee.
+
+    Parameters
+    ----------
+    errors_mm : array_like, shape (N, 16)
+        From `radial_errors`.
+    points : mapping of str to sequence of int
+        `CV_POINTS` or `TEST_POINTS`.
+
+    Returns
+    -------
+    ndarray, shape (N, bones)
+        Millimetres; bones in the order of `points`.
+    """
+    errors = np.asarray(errors_mm, float)
+    return np.stack([errors[:, list(chosen)].mean(axis=1) for chosen in points.values()], axis=1)
+
+
+def precision(bones_mm: ArrayLike) -> NDArray[np.float64]:
+    """Share of knees whose error is within `BOUNDS_MM`, the bound and perfect predictions included.
+
+    Parameters
+    ----------
+    bones_mm : array_like, shape (N, bones)
+        From `bone_errors`; N at least 1.
+
+    Returns
+    -------
+    ndarray, shape (bones, 4)
+        Shares, 0 to 1.
+    """
+    return (np.asarray(bones_mm, float)[..., None] <= np.array(BOUNDS_MM)).mean(axis=0)
+
+
+def outliers(errors_mm: ArrayLike) -> NDArray[np.bool_]:
+    """Say which knees have any point off by `OUTLIER_MM` or more.
+
+    Parameters
+    ----------
+    errors_mm : array_like, shape (N, M)
+        From `radial_errors`.
+
+    Returns
+    -------
+    ndarray, shape (N,), bool
+        True for an outlier.
+    """
+    return np.asarray((np.asarray(errors_mm, float) >= OUTLIER_MM).any(axis=1))
