@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
 
 from kneel.engine.config import Settings
 
@@ -269,7 +270,10 @@ def training_transform(settings: AugmentSettings, size: tuple[int, int]) -> v2.C
         perhaps outside.
     """
     s = settings
-    steps: list[torch.nn.Module] = [v2.ToDtype(torch.float32, scale=True), _PadTo(size)]
+    steps: list[torch.nn.Module] = [
+        v2.ToDtype(torch.float32, scale=True),
+        Middle(size, crop=False),
+    ]  # small pictures: a zoom would cut them at their own borders
     if s.flip:
         steps.append(v2.RandomHorizontalFlip(s.flip))
     if s.rotation or s.shear or s.shift or s.scale != (1.0, 1.0):
@@ -285,7 +289,7 @@ def training_transform(settings: AugmentSettings, size: tuple[int, int]) -> v2.C
             )
         )
     # last, so that rotations and shifts bring in what lies around the window, where the picture has it
-    steps.append(v2.CenterCrop(size[::-1]))
+    steps.append(Middle(size))
     if s.window:
         steps.append(RandomWindow(s.window))
     if s.invert:
@@ -304,17 +308,34 @@ def training_transform(settings: AugmentSettings, size: tuple[int, int]) -> v2.C
     return v2.Compose(steps)
 
 
-class _PadTo(v2.Transform):
-    """Add black around a picture that is smaller than the window, or a zoom would cut it at its own borders."""
+class Middle(v2.Transform):
+    """Keep the middle of a picture, with black around a small one.
 
-    def __init__(self, size: tuple[int, int]) -> None:
+    torchvision's CenterCrop does so too, but pads points by another rule than pictures: where 3, 7, 11 ... pixels are
+    missing, its points end up a pixel off.
+
+    Parameters
+    ----------
+    size : (int, int)
+        Width and height of the outcome, pixels.
+    crop : bool
+        Whether larger pictures are cut; else they stay as they are.
+    """
+
+    def __init__(self, size: tuple[int, int], *, crop: bool = True) -> None:
         super().__init__()
-        self.size = size
+        self.size, self.crop = size, crop
 
     def forward(self, image: tv_tensors.Image, points: tv_tensors.KeyPoints) -> tuple[Any, Any]:
+        """Cut and pad both."""
         height, width = image.shape[-2:]
-        target = max(height, self.size[1]), max(width, self.size[0])
-        return v2.CenterCrop(target)(image, points)
+        x, y = max(0, self.size[0] - width), max(0, self.size[1] - height)
+        padding = [x // 2, y // 2, x - x // 2, y - y // 2]
+        image, points = F.pad(image, padding), F.pad(points, padding)
+        if self.crop:
+            window = (height + y - self.size[1]) // 2, (width + x - self.size[0]) // 2, self.size[1], self.size[0]
+            image, points = F.crop(image, *window), F.crop(points, *window)
+        return image, points
 
 
 def validation_transform(size: tuple[int, int]) -> v2.Compose:
@@ -330,4 +351,4 @@ def validation_transform(size: tuple[int, int]) -> v2.Compose:
     v2.Compose
         As from `training_transform`, without randomness.
     """
-    return v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.CenterCrop(size[::-1])])
+    return v2.Compose([v2.ToDtype(torch.float32, scale=True), Middle(size)])
