@@ -143,6 +143,5 @@ def _draw_knee(axis: Axes, predictions: Predictions, number: int, images: Path, 
     half = np.ptp(both, axis=0).max() / 2 + margin
     axis.set(xlim=(x - half, x + half), ylim=(y + half, y - half))
     errors = predictions.errors_mm[number]
-    worst = f", worst {errors.max():.2f} mm" if len(errors) > 1 else ""
-    who = f"{kind}: {knee.subject_id} {knee.side}, KL {knee.kl}"
-    axis.set_title(f"{who}\nmean {errors.mean():.2f} mm{worst}", fontsize=8.5)
+    off = f"off by {errors.mean():.2f} mm" + (f" on average, {errors.max():.2f} at most" if len(errors) > 1 else "")
+    axis.set_title(f"{kind}: {knee.subject_id} {knee.side}, KL {knee.kl}\n{off}", fontsize=8.5)

@@ -59,6 +59,9 @@ def write_report(
     """
     _check(evaluated)
     folder.mkdir(parents=True, exist_ok=True)
+    if images is not None:  # first, because pictures may be missing: no report, not half of one
+        for one in evaluated:
+            draw_knees(folder, f"{file_name(one.experiment)}_knees", one, images)
     whole = evaluated[0].points.shape[1] > 1
     errors, measures, sections = [], [], []
     for one in progress(evaluated):
@@ -66,7 +69,7 @@ def write_report(
         errors.append(error_figures(one, bootstrap))
         if whole:
             measures.append(measure_figures(one, bootstrap))
-        sections.append(_section(folder, one, errors[-1], measures[-1] if whole else None, images))
+        sections.append(_section(folder, one, errors[-1], measures[-1] if whole else None, images is not None))
     _write(folder / "errors.csv", pd.concat(errors).to_csv(index=False, float_format="%.6g"))
     text = ["# Landmarks: predicted against annotated", NOTICE, _files(whole), _markdown(_who(evaluated))]
     if whole:
@@ -139,9 +142,7 @@ def _paper(folder: Path, name: str, title: str, words: str, tables: Iterable[pd.
     return [f"## {title}", words, _markdown(shown)]
 
 
-def _section(
-    folder: Path, one: Predictions, errors: pd.DataFrame, measures: pd.DataFrame | None, images: Path | None
-) -> str:
+def _section(folder: Path, one: Predictions, errors: pd.DataFrame, measures: pd.DataFrame | None, knees: bool) -> str:
     """Draw the pictures of one experiment, and lay out its part of the report."""
     name, groups = file_name(one.experiment), severity_groups(one.knees.kl)
     draw_curves(folder, f"{name}_curves", {group: one.errors_mm[mask] for group, mask in groups.items()})
@@ -151,8 +152,7 @@ def _section(
         draw_measures(folder, f"{name}_measures", one)
         text += [_MEASURE_WORDS, _markdown(_wide(measures, ["measure"]))]
         text.append(f"![agreement of the measures]({name}_measures.png)")
-    if images is not None:
-        draw_knees(folder, f"{name}_knees", one, images)
+    if knees:
         text.append(f"![the best, median and worst knees by mean error, left ones mirrored]({name}_knees.png)")
     return "\n\n".join(text)
 
