@@ -95,13 +95,12 @@ def out_of_fold(
     for task, net in _networks(experiment, data_root, fold_snapshots(experiment, workdir, name), name):
         train, held = task.samples
         points = locate(net, held, experiment.roi.size)
-        parts.append(_gather(name, held, str(task.fold), experiment.roi.spacing_mm, points))
+        parts.append(gather(name, held, str(task.fold), experiment.roi.spacing_mm, points))
         everybody = _knees(held if experiment.data.val is not None else [*train, *held], "", 0.0)
         save_pictures(held, pictures, experiment.roi.spacing_mm)
-    knees = pd.concat([part.knees for part in parts], ignore_index=True)
-    points, truth = (np.concatenate([getattr(part, key) for part in parts]) for key in ("points", "truth"))
-    _check_once(knees, everybody)
-    return Predictions(name, knees, points, truth)
+    predictions = Predictions.joined(parts)
+    _check_once(predictions.knees, everybody)
+    return predictions
 
 
 def on_test_set(
@@ -139,7 +138,7 @@ def on_test_set(
         used = [sample.subject_id for part in task.samples for sample in part]
         check_leakage(used, [sample.subject_id for sample in samples])
         answers.append(locate(net, samples, roi.size))
-    predictions = _gather(name, samples, MEAN_OF_FOLDS, roi.spacing_mm, np.mean(answers, axis=0))
+    predictions = gather(name, samples, MEAN_OF_FOLDS, roi.spacing_mm, np.mean(answers, axis=0))
     _check_once(predictions.knees, predictions.knees)
     save_pictures(samples, pictures, roi.spacing_mm)
     return predictions
@@ -217,9 +216,29 @@ def save_pictures(samples: Sequence[LandmarkSample], folder: Path | None, spacin
         save_roi(folder / f"{sample.subject_id}_{sample.kl}_{sample.side}.png", sample.picture, spacing_mm)
 
 
-def _gather(
+def gather(
     name: str, samples: Sequence[LandmarkSample], fold: str, spacing_mm: float, points: NDArray[np.float64]
 ) -> Predictions:
+    """Put predicted points beside the knees that they are of.
+
+    Parameters
+    ----------
+    name : str
+        Name of the experiment.
+    samples : sequence of LandmarkSample
+        N knees.
+    fold : str
+        Which fold held them out.
+    spacing_mm : float
+        mm per pixel.
+    points : ndarray, shape (N, M, 2)
+        As `locate` gives them.
+
+    Returns
+    -------
+    Predictions
+        With the samples' own points as truth.
+    """
     truth = np.stack([sample.points for sample in samples])
     return Predictions(name, _knees(samples, fold, spacing_mm), points, truth)
 

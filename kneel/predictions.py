@@ -57,6 +57,23 @@ class Predictions:
     points: NDArray[np.float64]
     truth: NDArray[np.float64]
 
+    @classmethod
+    def joined(cls, parts: Sequence[Predictions]) -> Predictions:
+        """Put the folds of one experiment together.
+
+        Parameters
+        ----------
+        parts : sequence of Predictions
+            At least one, of the same number of points.
+
+        Returns
+        -------
+        Predictions
+            Under the name of the first.
+        """
+        points, truth = (np.concatenate([getattr(part, name) for part in parts]) for name in ("points", "truth"))
+        return cls(parts[0].experiment, pd.concat([part.knees for part in parts], ignore_index=True), points, truth)
+
     @property
     def errors_mm(self) -> NDArray[np.float64]:
         """Distance of every point from its truth, shape (N, M), mm."""

@@ -8,7 +8,7 @@
 Data, ROI, folds and seed are the experiment's; augment, loss, mixup and training act on resnet18 only, model and
 transfer on none. Landmark ROIs lie around the annotated joint centre, so the mean shape has that point for nothing.
 Writes WORKDIR/NAME_BASELINE/: fold_K/ with the model, predictions.csv (validation knees of all folds, points in pixels
-of the ROI, left knees mirrored; tx, ty is the truth) and metrics.csv (each fold and all, errors in mm, 95 % interval of
+of the ROI; layout: kneel/predictions.py) and metrics.csv (each fold and all, errors in mm, 95 % interval of
 the mean by bootstrap over subjects); with --fold predictions_fold_K.csv and metrics_fold_K.csv. NAME is the name of the
 experiment file. Research use only.
 """
@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from kneel.authors import is_authors_file, load_landmark_experiment
 from kneel.baselines import BASELINES, ResNetTask, fit_linear, predict_resnet, small_pictures
+from kneel.bootstrap import SubjectBootstrap, interval
 from kneel.engine.config import ConfigError, load_config
 from kneel.engine.fit import TrainingDiverged, fit
 from kneel.engine.folds import LeakageError
@@ -36,7 +37,9 @@ from kneel.engine.snapshot import SnapshotError, write_atomic
 from kneel.experiment import LandmarkExperiment
 from kneel.imaging.radiograph import RadiographError
 from kneel.imaging.schema import AnnotationError
-from kneel.metrics import error_summary, radial_errors
+from kneel.metrics import error_summary
+from kneel.oof import gather
+from kneel.predictions import PredictionError, Predictions, write_predictions
 from kneel.train import LandmarkTask
 
 USER_ERRORS = (
@@ -47,10 +50,10 @@ USER_ERRORS = (
     RunExists,
     ResumeError,
     SnapshotError,
+    PredictionError,
     TrainingDiverged,
     FileNotFoundError,
 )
-RESAMPLES = 1000
 
 
 def main() -> int:
@@ -97,11 +100,13 @@ def run(given: argparse.Namespace) -> pd.DataFrame:
     parts = []
     for fold in tqdm(folds, "folds", unit="fold", disable=None):
         task, points, truth = train_fold(experiment, given, name, fold)
-        parts.append(layout(task, name, points, truth))
-    knees = pd.concat(parts, ignore_index=True)
-    metrics = pd.DataFrame([judge(part) for part in parts] + [judge(knees) | {"fold": "all"}] * (len(parts) > 1))
-    for path, table in ((predictions, knees), (folder / f"metrics{suffix}.csv", metrics)):
-        write_atomic(path, table.to_csv(index=False).encode())
+        own = np.stack([knee.points for knee in task.samples[1]])  # in the pictures of which the ROI is the middle
+        parts.append(gather(name, task.samples[1], str(fold), experiment.roi.spacing_mm, points - truth + own))
+    everything = Predictions.joined(parts)
+    judged = [judge(part, str(fold)) for part, fold in zip(parts, folds, strict=True)]
+    metrics = pd.DataFrame(judged + [judge(everything, "all")] * (len(parts) > 1))
+    write_predictions(predictions, everything)
+    write_atomic(folder / f"metrics{suffix}.csv", metrics.to_csv(index=False).encode())
     return metrics
 
 
@@ -129,35 +134,14 @@ def train_fold(
     return task, predict_resnet(result.path_best, task.val_dataset(), experiment.training.batch_size), truth
 
 
-def layout(task: LandmarkTask, name: str, points: NDArray, truth: NDArray) -> pd.DataFrame:
-    """Lay out predictions as scripts/evaluate_crops.py does."""
-    spacing = task.experiment.roi.spacing_mm
-    rows = [
-        [name, task.fold, knee.subject_id, knee.side, knee.kl, spacing, *found.ravel(), *true.ravel()]
-        for knee, found, true in zip(task.samples[1], points, truth, strict=True)
-    ]
-    numbers = range(points.shape[1])
-    coordinates = [f"{mark}{axis}{number}" for mark in ("", "t") for number in numbers for axis in "xy"]
-    return pd.DataFrame(rows, columns=["experiment", "fold", "subject_id", "side", "kl", "mm_per_px", *coordinates])
-
-
-def judge(knees: pd.DataFrame) -> dict[str, Any]:
-    """Summarise a table of predictions: errors in mm."""
-    values = knees.iloc[:, 6:].to_numpy(float).reshape(len(knees), 2, -1, 2)
-    errors = radial_errors(values[:, 0], values[:, 1], knees.mm_per_px.iloc[0])
-    low, high = interval(errors, knees.subject_id)
+def judge(predictions: Predictions, fold: str) -> dict[str, Any]:
+    """Summarise the errors in mm, with a 95 % interval of the mean by bootstrap over subjects."""
+    errors = predictions.errors_mm
+    _, resampled = SubjectBootstrap(predictions.knees.subject_id.tolist()).means(errors.mean(axis=1))
+    low, high = (float(end) for end in interval(resampled))
     summary = error_summary(errors)
-    head = {"experiment": knees.experiment.iloc[0], "fold": str(knees.fold.iloc[0]), "knees": len(knees)}
+    head = {"experiment": predictions.experiment, "fold": fold, "knees": len(errors)}
     return head | {"error_mm": summary.pop("error_mm"), "low_95": low, "high_95": high} | summary
-
-
-def interval(errors: NDArray, subjects: pd.Series) -> tuple[float, float]:
-    """95 % interval of the mean error (N knees, M points) by bootstrap over subjects."""
-    sums = pd.DataFrame({"total": errors.sum(axis=1), "count": errors.shape[1]}).groupby(np.array(subjects)).sum()
-    drawn = np.random.default_rng(0).integers(len(sums), size=(RESAMPLES, len(sums)))
-    total, count = (sums[name].to_numpy(float)[drawn].sum(axis=1) for name in ("total", "count"))
-    low, high = np.quantile(total / count, [0.025, 0.975])
-    return float(low), float(high)
 
 
 if __name__ == "__main__":
