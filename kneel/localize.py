@@ -27,12 +27,13 @@ from kneel.windows import Part, search_window
 WIDE, ODD = 3.0, 2.0
 MIN_CONFIDENCE = 0.1
 DOUBTFUL = 0.5
-CLEAR_LOOK = 1.05  # a look is clear when the landmarks of the other one are at least so much less sharp
+CLEAR_LOOK = 1.08  # a look is clear when the landmarks of the other one are at least so much less sharp
 TWO_KNEES_MM = 300.0  # films from this width on are made for two knees
 MIN_SEPARATION_MM = 80.0  # of two joint centres on one film; knees are wider than that
 # heights in mm tried for a film without spacing: from a strip along the joint to a 43 cm cassette
 NOMINAL_HEIGHTS_MM = (65.0, 100.0, 145.0, 210.0, 300.0, 430.0)
 WIDE_FILM = 1.25  # width / height from which a film without spacing is expected to show two knees
+WIDEST_MM = 1500.0  # no nominal height makes a film wider than that
 CLOSE_SIZE = 0.05  # a scale whose knees are so near to the mean size is not corrected any more
 SURE = 0.8  # confidence at which no other scale of a film without spacing is tried
 PLAUSIBLE_SCALE = (0.7, 1.4)  # size of a knee against the mean; beyond it the spacing is doubted
@@ -213,6 +214,8 @@ class KneeLocalizer:
         answers = []
         for height_mm in NOMINAL_HEIGHTS_MM:
             step = height_mm / film.shape[0]
+            if step * film.shape[1] > WIDEST_MM:
+                break  # no film, and a huge picture for the networks: a ruler, a banner
             knees = self._at_spacing(film, radiograph, (step, step))
             # networks see what they have learnt: points far from the usual size are pulled towards it, so look twice
             for _ in range(2):
@@ -220,13 +223,16 @@ class KneeLocalizer:
                 if abs(size - 1) < CLOSE_SIZE:
                     break
                 step /= size
-                knees = self._at_spacing(film, radiograph, (step, step)) or knees
+                again = self._at_spacing(film, radiograph, (step, step))
+                if not again:
+                    break
+                knees = again
             answers.append(knees)
             complete = len(knees) == 2 or not _is_wide(film)
             if complete and _certainty(knees)[0] >= SURE:
                 break
         rank = _total if _is_wide(film) else _certainty
-        return [replace(knee, flags=("nominal_scale", *knee.flags)) for knee in max(answers, key=rank)]
+        return [replace(knee, flags=("nominal_scale", *knee.flags)) for knee in max(answers, key=rank, default=[])]
 
     def _at_spacing(self, film: Picture, radiograph: Radiograph, spacing_mm: Spacing) -> list[LocatedKnee]:
         """Believe in two knees first, then in the side that the header names, then in place and look together."""

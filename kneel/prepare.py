@@ -102,6 +102,9 @@ def prepare_films(
     records = {task.subject_id: record for task in tasks if (record := _finished(out, task))}
     skipped = len(records)
     todo = [task for task in tasks if task.subject_id not in records]
+    if todo:  # tables of an earlier run say nothing of the pictures that are cut now; a broken run leaves none
+        for table in (TABLE, KNEES, PROBLEMS):
+            (out / table).unlink(missing_ok=True)
     done = tqdm(_run(out, todo, jobs), "films", len(tasks), unit="film", initial=skipped, disable=not progress)
     records.update((record.subject_id, record) for record in done)
     knees: list[KneeRow] = []

@@ -41,6 +41,11 @@ def main() -> int:
     try:
         weights = find_weights(given.weights)
         crops = [crop for crop in read_crops(given.table, given.images) if crop.split == given.split]
+        if not crops:
+            raise AnnotationError(f"{given.table}: no row with split {given.split!r}")
+        unreadable = [str(crop.path) for crop in crops if not crop.path.is_file()]
+        if unreadable:
+            raise AnnotationError(f"{len(unreadable)} crops are missing: {', '.join(unreadable[:5])} ...")
     except (WeightsError, AnnotationError, OSError) as error:
         print(f"evaluate_crops: {error}", file=sys.stderr)
         return 1
@@ -92,7 +97,7 @@ def compare(crop: AnnotatedCrop, locate: Locate) -> dict[str, Any]:
     """Say what was found on one crop and how far its points are off; points of another side count as they are named."""
     knee, count = one_knee(crop.path, locate)
     row: dict[str, Any] = {"file": crop.path.name, "subject_id": crop.subject_id, "kl": crop.kl, "side": crop.side}
-    row |= {"knees": count, "truth": crop.points, "points": None}
+    row |= {"knees": count, "truth": crop.points, "points": None, "side_found": None}
     if knee is None:
         return row
     errors = radial_errors(knee.landmarks, crop.points, crop.mm_per_px)
@@ -149,6 +154,8 @@ def read_graded(folder: Path, locate: Locate) -> Iterable[dict[str, Any]]:
 
 def correlate(graded: pd.DataFrame) -> list[str]:
     """Correlate the least joint space with the grade."""
+    if graded.empty or not (graded.knees > 0).any():
+        return [f"{len(graded)} graded crops: no knee found, nothing to correlate"]
     found = graded[graded.knees > 0]
     least = found[["medial", "lateral"]].min(axis=1)
     named = found.side == found.file.str.replace(".png", "").str[-1]

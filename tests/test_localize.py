@@ -274,3 +274,17 @@ def test_a_side_from_the_file_name_is_said_to_be():
     localizer = KneeLocalizer(BrightestStage(), OracleStage({"L": knee_points((200, 230), "L", spacing)}))
     (knee,) = localizer.locate(replace(film, side_from_name=True))
     assert (knee.side, knee.flags) == ("L", ("side_from_name",))
+
+
+def test_a_banner_is_not_blown_up_to_the_height_of_a_film():
+    """20 x 1500 pixels at a nominal 430 mm would be 32 m wide."""
+    seen = []
+
+    class Small(BrightestStage):
+        def __call__(self, picture):
+            seen.append(picture.size)
+            return super().__call__(picture)
+
+    noise = np.random.default_rng(0).integers(0, 4000, (20, 1500)).astype(np.uint16)
+    assert KneeLocalizer(Small(), OracleStage({})).locate(radiograph(noise, None)) == []
+    assert sum(seen) < 4e6

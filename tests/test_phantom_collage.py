@@ -83,3 +83,10 @@ def test_a_cohort_of_collages_is_read_like_any_other(tmp_path):
 def test_impossible_cohorts_are_refused(tmp_path):
     with pytest.raises(ValueError, match="0 crops"):
         write_collages(tmp_path, [], seed=0)
+
+
+def test_a_crop_larger_than_the_film_fills_it():
+    crop = np.random.default_rng(0).random((900, 900), dtype=np.float32)
+    points = np.random.default_rng(1).uniform(400, 500, (16, 2))
+    pasted, _ = paste_knee(np.zeros((300, 300), np.float32), points - 300, crop, points, feather_px=10)
+    np.testing.assert_allclose(pasted, crop[300:600, 300:600], atol=1e-5)

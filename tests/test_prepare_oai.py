@@ -179,7 +179,7 @@ def test_of_two_films_the_earliest_is_taken_and_said(copy, download, tmp_path):
     later, first = f"0.C.2/{subjects[0]}/20050101/7", f"0.C.2/{subjects[0]}/20030101/8"
     for folder in (later, first):
         shutil.copytree(root / folders[0], root / folder)
-    gone = f"0.C.2/{subjects[0]}/20020101/9"  # earlier still, but its file is not there
+    gone = f"0.A.2/{subjects[0]}/20030101/9"  # of the same day and before it, but its file is not there
     name = "Bilateral PA Fixed Flexion Knee"
     write_contents(root, [(f, subjects[0], f.split("/")[2], "1", "x", name) for f in (later, first, folders[0], gone)])
     table = tmp_path / "table.csv"
@@ -191,6 +191,39 @@ def test_of_two_films_the_earliest_is_taken_and_said(copy, download, tmp_path):
     assert f"took {first}" in problem.problem
     assert all(folder in problem.problem for folder in (later, folders[0], gone))
     assert first in (tmp_path / "out" / "knees.csv").read_text()
+
+
+def test_a_later_visit_never_stands_in_for_a_missing_baseline(copy):
+    """The points belong to the first film: on the second they would lie on a knee that is years older."""
+    root, subjects, folders = copy
+    name = "Bilateral PA Fixed Flexion Knee"
+    gone = f"0.C.2/{subjects[0]}/20030101/9"
+    rows = [(folder, subjects[0], folder.split("/")[2], "1", "x", name) for folder in (folders[0], gone)]
+    write_contents(root, rows)
+    choice = choose_film(read_contents(root))
+    assert choice.film is None
+    assert choice.remark.startswith(str(root / gone / "001"))
+    assert "missing" in choice.remark
+
+
+def test_tables_of_an_earlier_run_do_not_outlive_its_pictures(copy, download, tmp_path, monkeypatch):
+    """Other points, and the run is broken off: no table may vouch for pictures of either."""
+    root, _, _ = copy
+    table = tmp_path / "table.csv"
+    write_annotations(table, download.knees)
+    assert door(root, table, tmp_path / "out").returncode == 0
+    tables = [tmp_path / "out" / name for name in ("bf_landmarks_1_0.3.csv", "knees.csv", "problems.csv")]
+    assert all(path.is_file() for path in tables)
+
+    def broken(out, tasks, jobs):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("kneel.prepare._run", broken)
+    task = FilmTask("s", root / "none", tuple(download.knees[:1]))
+    with pytest.raises(KeyboardInterrupt):
+        prepare_films(tmp_path / "out", [task], [])
+    assert not any(path.exists() for path in tables)
 
 
 def test_releases_in_several_folders_complete_each_other(copy, download, tmp_path):

@@ -256,6 +256,17 @@ def test_whether_the_other_knee_is_on_the_film_is_asked_and_not_guessed(download
     assert len(knees_of(second).knees) == 2
 
 
+def test_two_films_of_one_subject_are_both_refused_and_no_picture_is_written(download, tmp_path):
+    """Without --subject-part all films of the OAI are subject 001: no points may meet another film's picture."""
+    write_points(download, tmp_path / "pts")
+    to_via = ["--films", download.root, "--pts", tmp_path / "pts", "--out", tmp_path / "via"]
+    result = call("bf_landmarks_to_via.py", *to_via)
+    assert result.returncode == 1
+    assert result.stderr.count("films are of subject 001") == len(download.folders)
+    assert not list((tmp_path / "via").glob("*.png"))
+    assert call("bf_landmarks_to_via.py", *to_via, "--spacing", "-0.2").returncode == 2
+
+
 def test_points_can_be_chosen(download, tmp_path):
     write_points(download, tmp_path / "pts")
     shutil.rmtree(tmp_path / "pts" / download.folders[1])

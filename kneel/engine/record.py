@@ -100,9 +100,13 @@ class Record:
 
     @property
     def best(self) -> Row:
-        """Row of the best epoch, the first of equals."""
+        """Row of the best epoch, the first of equals; once weights are averaged, of those that judged an average."""
         choose = min if self._config.mode == "min" else max
-        return choose(self.history, key=lambda row: row[self._config.monitor])
+        start = self._config.swa_start
+        averaged = [
+            row for row in self.history if start is not None and row["epoch"] >= start + self._config.swa_frequency
+        ]
+        return choose(averaged or self.history, key=lambda row: row[self._config.monitor])
 
     def start(self) -> None:
         """Make the folder and clear it of an earlier run."""

@@ -129,8 +129,9 @@ class Choice:
 def choose_film(films: Sequence[OaiFilm]) -> Choice:
     """Take one subject's bilateral PA fixed flexion film.
 
-    Of several the earliest is taken (StudyDate, then Folder), of those whose file is there: the annotations are of the
-    baseline visit. One Folder listed by several releases is one film.
+    Of several the earliest is taken (StudyDate, then Folder): the annotations are of the baseline visit. Where its file
+    is not there, another of the same date may stand in, a later visit never. One Folder listed by
+    several releases is one film.
 
     Parameters
     ----------
@@ -148,10 +149,11 @@ def choose_film(films: Sequence[OaiFilm]) -> Choice:
     if not bilateral:
         others = ", ".join(sorted({repr(film.description) for film in films}))
         return Choice(None, f"no film with SeriesDescription {BILATERAL!r}, only {others}")
-    there = sorted((film for film in bilateral if film.path.is_file()), key=lambda film: (film.study_date, film.folder))
-    if not there:
-        return Choice(None, f"{bilateral[0].path}: missing{_hint(bilateral[0])}")
-    taken = there[0]
+    ordered = sorted(bilateral, key=lambda film: (film.study_date, film.folder))
+    first = [film for film in ordered if film.study_date == ordered[0].study_date]
+    taken = next((film for film in first if film.path.is_file()), None)
+    if taken is None:
+        return Choice(None, f"{first[0].path}: missing{_hint(first[0])}")
     left = sorted({film.folder for film in bilateral} - {taken.folder})
     remark = (
         f"several bilateral films: took {taken.folder} (the earliest there is), left {', '.join(left)}" if left else ""

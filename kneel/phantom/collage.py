@@ -179,7 +179,7 @@ def paste_knee(
     edge = np.minimum(x[None], y[:, None]).astype(np.float32)
     share = cv2.warpAffine(np.clip(edge / feather_px, 0, 1), matrix, size, flags=cv2.INTER_LINEAR)
     border = (share > 0) & (share < 1)
-    gain, offset = _match(film[border], pasted[border])
+    gain, offset = _match(film[border], pasted[border]) if border.any() else (1.0, 0.0)
     matched = np.clip(gain * film + offset, 0, 1)
     points = crop_points @ matrix[:, :2].T + matrix[:, 2]
     return matched + share * (pasted - matched), points

@@ -14,8 +14,10 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -50,11 +52,14 @@ def main() -> int:
         return 2
     entries: dict[str, dict] = {}
     problems = []
+    # before any picture is written: of two films of one subject nobody knows which was meant
+    films_of = Counter(subject_of(stem, given) for stem in stems)
     for stem in tqdm(stems, "films", unit="film"):
         try:
+            subject = subject_of(stem, given)
+            if films_of[subject] > 1:
+                raise AnnotationError(f"{stem}: {films_of[subject]} films are of subject {subject}; see --subject-part")
             entry = convert(stem, given, indices, grades)
-            if any(other["filename"] == entry["filename"] for other in entries.values()):
-                raise AnnotationError(f"{stem}: subject of another film too ({entry['filename']}); see --subject-part")
             entries[f"{entry['filename']}{entry['size']}"] = entry
         except (AnnotationError, RadiographError, OSError) as error:
             problems.append(str(error))
@@ -88,7 +93,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--points", type=Path, metavar="CSV", help="landmark (0-15), index (of BoneFinder's point, from 0)"
     )
-    return parser.parse_args()
+    given = parser.parse_args()
+    if given.spacing is not None and not 0 < given.spacing < math.inf:
+        parser.error(f"--spacing {given.spacing}: must be a positive number of mm")
+    return given
 
 
 def unflipped(path: Path) -> Path:
@@ -97,13 +105,19 @@ def unflipped(path: Path) -> Path:
     return stem.with_name(stem.name.removesuffix(FLIPPED))
 
 
+def subject_of(stem: Path, given: argparse.Namespace) -> str:
+    """Return the part of a film's path that names its subject; nothing where there is no such part."""
+    parts = stem.relative_to(given.pts).parts
+    return parts[given.subject_part] if -len(parts) <= given.subject_part < len(parts) else ""
+
+
 def convert(
     stem: Path, given: argparse.Namespace, indices: Sequence[int], grades: Mapping[tuple[str, Side], int]
 ) -> dict:
     """Write one film's picture and return its entry."""
     name = stem.relative_to(given.pts)
     path = find_film(given.films / name)
-    subject = name.parts[given.subject_part] if -len(name.parts) <= given.subject_part < len(name.parts) else ""
+    subject = subject_of(stem, given)
     if not subject:
         raise AnnotationError(f"{stem}: its path has no part {given.subject_part} to be the subject")
     film = read_radiograph(path)
