@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from kneel.engine.config import ConfigError
 from kneel.engine.folds import LeakageError, check_leakage, grouped_folds
 from kneel.engine.seeding import derive_seed, seed_everything, worker_init
 
@@ -94,3 +95,9 @@ def test_leakage_names_the_subjects():
         check_leakage(["a", "b", 17], ["b", "b", 17, "d"])
     with pytest.raises(LeakageError, match=r"30 subject.*\.\.\.$"):
         check_leakage(range(30), range(30))
+
+
+def test_folds_need_a_class_with_a_sample_for_each():
+    with pytest.raises(ConfigError, match="k = 4 folds: no class has as many samples; the largest has 3"):
+        grouped_folds("abcdef", [0, 0, 0, 1, 1, 2], k=4, seed=0)
+    assert len(grouped_folds("abcdef", [0, 0, 0, 1, 1, 2], k=3, seed=0)) == 3

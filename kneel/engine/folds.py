@@ -1,6 +1,7 @@
 """Cross-validation that keeps every subject on one side."""
 
 import warnings
+from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
@@ -39,7 +40,7 @@ def grouped_folds(
     ValueError
         When the lengths differ.
     ConfigError
-        When there are fewer subjects than folds.
+        When there are fewer subjects than folds, or every class has fewer samples than folds.
     """
     # Here, not above: snapshots and settings must not wait for scikit-learn.
     from sklearn.model_selection import StratifiedGroupKFold
@@ -50,6 +51,9 @@ def grouped_folds(
     if not 2 <= k <= len(subjects):
         raise ConfigError(f"k = {k} folds: must be between 2 and the number of subjects, {len(subjects)}")
     classes = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+    most = max(Counter(labels).values())
+    if most < k:
+        raise ConfigError(f"k = {k} folds: no class has as many samples; the largest has {most}")
     group_codes = np.array([subjects[group] for group in groups])
     label_codes = np.array([classes[label] for label in labels])
     # The splitter draws from the 32-bit legacy generator.
