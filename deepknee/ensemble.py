@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 from deepknee.attention import enlarge, fade_edges, gradcam, normalize_maps
+from deepknee.conformal import Conformal
 from deepknee.intensity import Intensity, adjust_contrast, plain_patches
 from deepknee.model import GRADES, KneeNet, pool
 from deepknee.patches import PatchGeometry
@@ -56,12 +57,15 @@ class GraderSettings(Settings):
         Grey levels.
     temperature
         Divides the logits before the softmax; 1 leaves them as trained.
+    conformal
+        What makes sets of grades from the probabilities of the ensemble; None where no threshold was fitted.
     """
 
     model: ModelSettings
     geometry: PatchGeometry
     intensity: Intensity
     temperature: float = Field(1.0, gt=0)
+    conformal: Conformal | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,15 +94,31 @@ class Grade:
         Of KL 0 to 4; every row sums to 1.
     attention : ndarray, shape (N, S, S), float32
         Grad-CAM of the likeliest grade on the grid of the ROI, in [0, 1]; 0 outside the patches.
+    members : ndarray, shape (M, N, 5), float64, or None
+        Probabilities of each network by itself.
+    conformal : Conformal or None
+        What `sets` and `abstain` come from; None where the snapshots hold no threshold for just this ensemble.
     """
 
     probabilities: NDArray[np.float64]
     attention: NDArray[np.float32]
+    members: NDArray[np.float64] | None = None
+    conformal: Conformal | None = None
 
     @property
     def kl(self) -> NDArray[np.int64]:
         """Likeliest grade of each knee, shape (N,)."""
         return self.probabilities.argmax(1)
+
+    @property
+    def sets(self) -> NDArray[np.bool_] | None:
+        """Grades in the conformal set of each knee, shape (N, 5); None without a threshold."""
+        return None if self.conformal is None else self.conformal.sets(self.probabilities)
+
+    @property
+    def abstain(self) -> NDArray[np.bool_] | None:
+        """For which knees no single grade should be given, shape (N,); None without a threshold."""
+        return None if self.conformal is None or self.sets is None else self.conformal.abstain(self.sets)
 
 
 class Grader:
@@ -185,23 +205,30 @@ class Grader:
         if rois.ndim != 3 or rois.shape[1:] != (size, size):
             raise ValueError(f"rois have shape {rois.shape}: must be (N, {size}, {size})")
         parts = [self._predict(rois[start : start + _BATCH]) for start in range(0, len(rois), _BATCH)]
-        none = np.zeros((0, GRADES)), np.zeros((0, size, size), np.float32)
-        probabilities, attention = zip(none, *parts, strict=True)
-        return Grade(np.concatenate(probabilities), np.concatenate(attention))
+        none = np.zeros((0, GRADES)), np.zeros((0, size, size), np.float32), np.zeros((len(self.members), 0, GRADES))
+        probabilities, attention, members = zip(none, *parts, strict=True)
+        together = np.concatenate(probabilities), np.concatenate(attention), np.concatenate(members, axis=1)
+        return Grade(*together, self.conformal)
+
+    @property
+    def conformal(self) -> Conformal | None:
+        """Threshold of the sets, where it was fitted for just these networks and for the mean of their answers."""
+        first, *others = (member.settings.conformal for member in self.members)
+        if first is None or self.mode != "mean" or first.networks != len(self.members):
+            return None
+        return first if all(other == first for other in others) else None
 
     @torch.no_grad()
-    def _predict(self, rois: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    def _predict(self, rois: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.float64]]:
         features, logits = [], []
         for member in self.members:
             features.append(member.net.features(*self._patches(rois, member.settings.intensity)))
             logits.append(member.net.classify(*map(pool, features[-1])).double())
-        if self.mode == "2018":
-            probabilities = torch.stack(logits).sum(0).softmax(1)
-        else:
-            scaled = [each / member.settings.temperature for each, member in zip(logits, self.members, strict=True)]
-            probabilities = torch.stack(scaled).softmax(2).mean(0)
+        scaled = [each / member.settings.temperature for each, member in zip(logits, self.members, strict=True)]
+        members = torch.stack(scaled).softmax(2)
+        probabilities = torch.stack(logits).sum(0).softmax(1) if self.mode == "2018" else members.mean(0)
         attention = self._attention(features, probabilities.argmax(1))
-        return probabilities.cpu().numpy(), attention.cpu().numpy()
+        return probabilities.cpu().numpy(), attention.cpu().numpy(), members.cpu().numpy()
 
     def _patches(self, rois: NDArray[np.uint8], intensity: Intensity) -> tuple[Tensor, Tensor]:
         adjusted = np.stack([adjust_contrast(roi, intensity.contrast) for roi in rois])[:, None]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from deepknee.conformal import Conformal
 from deepknee.ensemble import Grader, GraderSettings, Member, ModelSettings, build_net, load_member
 from deepknee.intensity import Intensity, adjust_contrast
 from deepknee.model import KneeNet
@@ -46,6 +47,40 @@ def test_mean_of_probabilities() -> None:
     grade = Grader(members).predict(rois)
     np.testing.assert_allclose(grade.probabilities, expected.numpy(), atol=1e-6)
     np.testing.assert_array_equal(grade.kl, expected.argmax(1).numpy())
+
+
+def test_networks_one_by_one() -> None:
+    members, rois = [member(0), member(1, temperature=2.0)], random_rois(3)
+    by_hand = torch.stack([logits(members[0], rois).softmax(1), (logits(members[1], rois) / 2).softmax(1)])
+    for mode in ("mean", "2018"):
+        np.testing.assert_allclose(Grader(members, mode=mode).predict(rois).members, by_hand.numpy(), atol=1e-6)
+    assert Grader(members).predict(random_rois(0)).members.shape == (2, 0, 5)  # type: ignore[union-attr]
+
+
+def with_sets(seed: int, networks: int, threshold: float = 0.5) -> Member:
+    plain = member(seed)
+    sets = Conformal(threshold=threshold, networks=networks)
+    return Member(plain.net, plain.settings.model_copy(update={"conformal": sets}))
+
+
+def test_sets_come_from_the_threshold_of_the_snapshots() -> None:
+    grade = Grader([with_sets(0, 2), with_sets(1, 2)]).predict(random_rois(3))
+    expected = Conformal(threshold=0.5, networks=2).sets(grade.probabilities)
+    np.testing.assert_array_equal(grade.sets, expected)
+    np.testing.assert_array_equal(grade.abstain, expected.sum(1) > 2)
+
+
+def test_no_sets_but_those_of_just_this_ensemble() -> None:
+    others = {
+        "no threshold": [member(0)],
+        "one of two without": [with_sets(0, 2), member(1)],
+        "one of three left out": [with_sets(0, 3), with_sets(1, 3)],
+        "two fits": [with_sets(0, 2, 0.5), with_sets(1, 2, 0.6)],
+    }
+    for what, members in others.items():
+        grade = Grader(members).predict(random_rois(1))
+        assert (grade.sets, grade.abstain) == (None, None), what
+    assert Grader([with_sets(0, 1)], mode="2018").predict(random_rois(1)).sets is None
 
 
 def test_2018_is_the_softmax_of_summed_logits() -> None:
@@ -118,6 +153,8 @@ def test_refusals() -> None:
 
 def test_snapshot_rebuilds_the_member(tmp_path: Path) -> None:
     part, path = member(0, temperature=1.5, contrast="roi"), tmp_path / "net.safetensors"
+    sets = Conformal(threshold=0.123456789012345, networks=1)
+    part = Member(part.net, part.settings.model_copy(update={"conformal": sets}))
     save_snapshot(path, part.net.state_dict(), {"task": "kl", **part.settings.model_dump(mode="json")})
     rois = random_rois(2)
     assert load_member(path).settings == part.settings
