@@ -41,7 +41,8 @@ class TrainingConfig(Settings):
         `swa_frequency` epochs are averaged, and what is judged and kept as the best is the average, its batch norms
         measured anew. `swa_learning_rate` replaces the schedule once `swa_start` epochs are over; None goes on with it.
     precision
-        ``off`` (float32), ``bf16``, or ``fp16`` with loss scaling (CUDA only).
+        ``off`` (float32), ``bf16``, ``fp16`` with loss scaling (CUDA only), or ``auto``: ``bf16`` where the device
+        computes in it, else ``off``; the log says which.
     clip_norm
         Largest 2-norm of the whole gradient, or None.
     monitor, mode
@@ -67,7 +68,7 @@ class TrainingConfig(Settings):
     swa_start: int | None = Field(None, ge=0)
     swa_frequency: int = Field(1, ge=1)
     swa_learning_rate: float | None = Field(None, gt=0)
-    precision: Literal["off", "bf16", "fp16"] = "off"
+    precision: Literal["auto", "off", "bf16", "fp16"] = "off"
     clip_norm: float | None = Field(None, gt=0)
     monitor: str = Field(min_length=1)
     mode: Literal["min", "max"]
