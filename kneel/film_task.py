@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kneel.imaging.geometry import Side, Spacing
+from kneel.imaging.preparing import Problem as Problem
 from kneel.imaging.schema import KneeAnnotation
 
 
@@ -57,27 +58,6 @@ class FilmTask:
     knees: tuple[KneeAnnotation, ...] | tuple[DrawnKnee, ...]
     spacing: Spacing | Literal["header", "detector"] = "header"
     bilateral: bool = True
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something the user must know.
-
-    Attributes
-    ----------
-    subject_id, side, film : str
-        Whom and what it is about; side ``"LR"`` is both knees, the empty string neither.
-    kind : {"missing", "note"}
-        ``missing``: the knees are not in the data set. ``note``: a decision.
-    problem : str
-        What is wrong, and what would be right.
-    """
-
-    subject_id: str
-    side: str
-    film: str
-    kind: Literal["missing", "note"]
-    problem: str
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +13,7 @@ from kneel.film_task import DrawnKnee, FilmTask, KneeRow, Problem, Record, reque
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.geometry import RoiFrame, Spacing, millimetres_per_pixel, resize_points
 from kneel.imaging.oai import detector_spacing
+from kneel.imaging.preparing import encode_png
 from kneel.imaging.radiograph import Radiograph, RadiographError, normalize_percentiles
 from kneel.imaging.schema import LC_SPACING_MM, ROI_SIZE, KneeAnnotation
 
@@ -85,10 +85,10 @@ def _cut(
         grey = np.hstack([grey, black] if knees[0].side == "R" else [black, grey])
     small = _low_cost(grey, spacing)
     low = f"{folders[1]}/{task.subject_id}.png"
-    pictures[low] = _png(small)
+    pictures[low] = encode_png(small)
     for knee in knees:
         name = f"{folders[0]}/{task.subject_id}_{knee.kl}_{knee.side}.png"
-        pictures[name] = _png(knee.frame(spacing).crop(grey))
+        pictures[name] = encode_png(knee.frame(spacing).crop(grey))
         rows.append(
             describe(
                 side=knee.side,
@@ -165,10 +165,3 @@ def _low_cost(grey: NDArray, spacing: Spacing) -> NDArray:
     middle = resize_points(((width - 1) / 2, (height - 1) / 2), 1 / factor)
     scale = (float(1 / factor[0]), float(1 / factor[1]))
     return RoiFrame((float(middle[0]), float(middle[1])), scale, (width, height)).crop(grey)
-
-
-def _png(picture: NDArray) -> bytes:
-    written, data = cv2.imencode(".png", picture)
-    if not written:
-        raise OSError(f"a picture of {picture.shape} cannot be made a PNG")
-    return data.tobytes()

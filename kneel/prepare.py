@@ -14,22 +14,17 @@ Pictures are 8 bit, bright bone, after `kneel.imaging.radiograph.normalize_perce
 
 from __future__ import annotations
 
-import csv
 import json
-import multiprocessing
-import os
 import re
-import signal
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import cv2
-import numpy as np
 from tqdm import tqdm
 
 from kneel.film_task import FilmTask, KneeRow, Problem, Record, request_of
+from kneel.imaging.preparing import picture_fault, run_tasks, write_table, write_whole
 from kneel.imaging.schema import AnnotationError, KneeAnnotation, write_annotations
 from kneel.picture import cut_pictures
 
@@ -122,8 +117,8 @@ def prepare_films(
     problems += _strangers(out, knees)
     problems.sort(key=lambda problem: (problem.subject_id, problem.side, problem.kind))
     write_annotations(out / TABLE, annotations)
-    _write_table(out / KNEES, KneeRow, knees)
-    _write_table(out / PROBLEMS, Problem, problems)
+    write_table(out / KNEES, KneeRow, knees)
+    write_table(out / PROBLEMS, Problem, problems)
     asked = sum(len(task.knees) for task in tasks) + sum(max(len(p.side), 1) for p in earlier if p.kind == "missing")
     return Prepared(tuple(knees), asked, skipped, tuple(problems))
 
@@ -142,33 +137,17 @@ def _check_subjects(tasks: Sequence[FilmTask]) -> None:
 
 def _run(out: Path, tasks: Sequence[FilmTask], jobs: int) -> Iterator[Record]:
     """Yield records as they are finished."""
-    if jobs == 1:
-        yield from (_prepare(out, task) for task in tasks)
-        return
-    # spawn: forking a process that holds OpenCV's threads can deadlock
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker) as pool:
-        pending = [pool.submit(_prepare, out, task) for task in tasks]
-        try:
-            yield from (future.result() for future in as_completed(pending))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _start_worker() -> None:
-    """One OpenCV thread a process; Ctrl-C is for the process that started them."""
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return run_tasks(partial(_prepare, out), tasks, jobs)
 
 
 def _prepare(out: Path, task: FilmTask) -> Record:
     """Cut one film and write what came of it; the record last, as it vouches for the pictures."""
     record, pictures = cut_pictures(task, hc=HC_FOLDER, lc=LC_FOLDER)
     for name, data in pictures.items():
-        _write(out / name, data)
+        write_whole(out / name, data)
     path = out / RECORDS / f"{task.subject_id}.json"
     if record.rows:
-        _write(path, json.dumps(record.to_json()).encode())
+        write_whole(path, json.dumps(record.to_json()).encode())
     else:
         path.unlink(missing_ok=True)
     return record
@@ -187,15 +166,8 @@ def _finished(out: Path, task: FilmTask) -> Record | None:
 def _fault(out: Path, row: KneeRow) -> str | None:
     """Read a knee's pictures back; say what is wrong."""
     wanted = ((row.roi, row.roi_bytes, row.roi_size), (row.lc, row.lc_bytes, row.lc_size))
-    for name, length, size in wanted:
-        path = out / name
-        if not path.is_file():
-            return f"{name}: not there after writing"
-        data = path.read_bytes()
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if len(data) == length else None
-        if picture is None or picture.dtype != np.uint8 or f"{picture.shape[1]}x{picture.shape[0]}" != size:
-            return f"{name}: {len(data)} bytes, must be an 8 bit picture of {size} pixels in {length} bytes"
-    return None
+    faults = (picture_fault(out, *picture) for picture in wanted)
+    return next((fault for fault in faults if fault), None)
 
 
 def _strangers(out: Path, knees: Sequence[KneeRow]) -> list[Problem]:
@@ -205,18 +177,3 @@ def _strangers(out: Path, knees: Sequence[KneeRow]) -> list[Problem]:
     text = "not of this table: left by an earlier run, and not listed in " + TABLE
     names = [path.relative_to(out).as_posix() for path in found]
     return [Problem("", "", name, "note", text) for name in names if name not in known]
-
-
-def _write(path: Path, data: bytes) -> None:
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(data)
-    os.replace(beside, path)
-
-
-def _write_table(path: Path, kind: type, rows: Sequence[KneeRow] | Sequence[Problem]) -> None:
-    beside = path.with_name(path.name + ".part")
-    with beside.open("w", newline="", encoding="utf-8") as stream:
-        table = csv.writer(stream, lineterminator="\n")
-        table.writerow([field.name for field in fields(kind)])
-        table.writerows(astuple(row) for row in rows)
-    os.replace(beside, path)

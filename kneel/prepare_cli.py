@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from kneel.film_task import FilmTask, Problem
+from kneel.imaging.preparing import exit_status, tell_problem
 from kneel.imaging.schema import AnnotationError
 from kneel.prepare import PROBLEMS, TABLE, Prepared, prepare_films
 
-GOES_ON = "started again it goes on where it stopped"
 NOTES_SHOWN = 20  # on the terminal
 
 
@@ -47,25 +45,13 @@ def run(name: str, given: argparse.Namespace, tasks: Sequence[FilmTask], problem
     int
         Exit status: 0 every knee is there, 1 some are missing, 2 nothing was done, 130 stopped by Ctrl-C.
     """
-    if given.jobs < 1:
-        print(f"{name}: --jobs is {given.jobs}, must be at least 1", file=sys.stderr)
-        return 2
-    try:
+
+    def prepare() -> bool:
         done = prepare_films(given.out, tasks, problems, jobs=given.jobs, progress=True)
-    except AnnotationError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"{name}: {error}; {GOES_ON}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"\n{name}: stopped; {GOES_ON}", file=sys.stderr)
-        return 130
-    except BrokenProcessPool:
-        print(f"{name}: a process was killed, most likely for memory: use fewer --jobs; {GOES_ON}", file=sys.stderr)
-        return 1
-    tell(done, given.out)
-    return 1 if done.missing else 0
+        tell(done, given.out)
+        return not done.missing
+
+    return exit_status(name, given.jobs, prepare, (AnnotationError,))
 
 
 def tell(done: Prepared, out: Path) -> None:
@@ -80,9 +66,7 @@ def tell(done: Prepared, out: Path) -> None:
     """
     notes = [problem for problem in done.problems if problem.kind == "note"]
     for problem in [*done.missing, *notes[:NOTES_SHOWN]]:
-        who = " ".join(word for word in (problem.subject_id, "+".join(problem.side)) if word)
-        where = f"{problem.film}: " if problem.film else ""
-        print(f"{problem.kind:8}{who + ': ' if who else ''}{where}{problem.problem}", file=sys.stderr)
+        tell_problem(problem)
     subjects = len({knee.subject_id for knee in done.knees})
     print(
         f"{len(done.knees)} of {done.asked} knees of {subjects} subjects in {out / TABLE}; "
