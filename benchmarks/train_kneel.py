@@ -31,7 +31,7 @@ from kneel.engine.config import load_config
 from kneel.engine.cpu import cpu_threads, keep_freed_memory
 from kneel.experiment import LandmarkExperiment
 from kneel.losses import visible_mean, wing
-from kneel.mixup import mixup_loss
+from kneel.mixup import Pass, mixup_passes
 from kneel.network import LandmarkNet
 
 RECIPE = Path(__file__).resolve().parents[1] / "hc_experiments" / "multiscale_wing_mixup_no_wd_cutout10.yaml"
@@ -100,16 +100,15 @@ def step_rates(device: str, mixup: bool, bf16: bool, steps: int, threads: int) -
     points = torch.rand(BATCH, 16, 2, device=device) * recipe.roi.size[0]
     seen = torch.ones(BATCH, 16, dtype=torch.bool, device=device)
 
-    def loss(batch: torch.Tensor, order: torch.Tensor | None) -> torch.Tensor:
-        with torch.autocast(device, torch.bfloat16, enabled=bf16):
-            located = net(batch)
-        return visible_mean(wing(located.points, points if order is None else points[order]), seen)
-
     def steps_of() -> Iterator[None]:
         while True:
             optimizer.zero_grad()
-            total = mixup_loss(pictures, loss, alpha=0.75) if mixup else loss(pictures, None)
-            total.backward()
+            passes = mixup_passes(pictures, alpha=0.75) if mixup else [Pass(pictures, ((1.0, None),))]
+            for images, ((weight, order),) in passes:
+                with torch.autocast(device, torch.bfloat16, enabled=bf16):
+                    located = net(images)
+                target = points if order is None else points[order]
+                (weight * visible_mean(wing(located.points, target), seen)).backward()  # as kneel.engine.fit does
             optimizer.step()
             yield
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,19 +11,28 @@ from torch import Tensor
 Variant = Literal["kneel", "zhang"]
 
 
-def mixup_loss(
-    images: Tensor,
-    loss: Callable[[Tensor, Tensor | None], Tensor],
-    *,
-    alpha: float,
-    variant: Variant = "kneel",
-) -> Tensor:
-    """Loss of a batch mixed with its own permutation, ``x' = lam x + (1 - lam) x[perm]``, ``lam ~ Beta(alpha, alpha)``.
+class Pass(NamedTuple):
+    """One pass through the network, and what its answer is compared with.
 
-    ======= ==========================================================
-    kneel   ``lam L(net(x), y) + (1 - lam) L(net(x'), y[perm])``
-    zhang   ``lam L(net(x'), y) + (1 - lam) L(net(x'), y[perm])``
-    ======= ==========================================================
+    Attributes
+    ----------
+    images : Tensor, shape (B, C, H, W)
+        What the network sees.
+    targets : tuple of (float, Tensor of shape (B,) or None)
+        Weight of the loss against the batch's targets in this order; None is their own.
+    """
+
+    images: Tensor
+    targets: tuple[tuple[float, Tensor | None], ...]
+
+
+def mixup_passes(images: Tensor, *, alpha: float, variant: Variant = "kneel") -> Iterator[Pass]:
+    """Mix a batch with its own permutation, ``x' = lam x + (1 - lam) x[perm]``, ``lam ~ Beta(alpha, alpha)``.
+
+    ======= =================================================================
+    kneel   ``lam L(net(x), y) + (1 - lam) L(net(x'), y[perm])``, two passes
+    zhang   ``lam L(net(x'), y) + (1 - lam) L(net(x'), y[perm])``, one pass
+    ======= =================================================================
 
     The first is what KNEEL's authors trained with (the first term sees the CLEAN batch), the second Zhang et al.,
     mixup: Beyond Empirical Risk Minimization, ICLR 2018.
@@ -31,10 +40,7 @@ def mixup_loss(
     Parameters
     ----------
     images : Tensor, shape (B, C, H, W)
-        Normalised batch.
-    loss : callable
-        ``loss(images, perm)`` runs the network on images and compares it with the targets in the order of `perm`
-        (None: as they are).
+        Grey values on any scale.
     alpha : float
         Parameter of the Beta distribution, > 0.
     variant : {"kneel", "zhang"}
@@ -42,40 +48,35 @@ def mixup_loss(
 
     Returns
     -------
-    Tensor, shape ()
-        The mixed loss.
+    iterator of Pass
+        The loss is the sum over the passes; a pass can be forgotten before the next one begins.
     """
     # on the CPU generator, which the engine seeds, whatever the device of the batch
     lam = float(torch.distributions.Beta(alpha, alpha).sample())
     perm = torch.randperm(len(images)).to(images.device)
-    return mixed_loss(images, loss, lam=lam, perm=perm, variant=variant)
+    return mixed_passes(images, lam=lam, perm=perm, variant=variant)
 
 
-def mixed_loss(
-    images: Tensor,
-    loss: Callable[[Tensor, Tensor | None], Tensor],
-    *,
-    lam: float,
-    perm: Tensor,
-    variant: Variant,
-) -> Tensor:
-    """`mixup_loss` for given ``lam`` and ``perm``.
+def mixed_passes(images: Tensor, *, lam: float, perm: Tensor, variant: Variant) -> Iterator[Pass]:
+    """`mixup_passes` for given ``lam`` and ``perm``.
 
     Parameters
     ----------
-    images, loss, variant
-        As in `mixup_loss`.
+    images, variant
+        As in `mixup_passes`.
     lam : float
         Share of the batch itself, in [0, 1].
     perm : Tensor, shape (B,)
         Partner of each image.
 
-    Returns
-    -------
-    Tensor, shape ()
-        The mixed loss.
+    Yields
+    ------
+    Pass
+        Of the authors' form first the clean batch, then the mixed one.
     """
     mixed = lam * images + (1 - lam) * images[perm]
     if variant == "kneel":
-        return lam * loss(images, None) + (1 - lam) * loss(mixed, perm)
-    return lam * loss(mixed, None) + (1 - lam) * loss(mixed, perm)
+        yield Pass(images, ((lam, None),))
+        yield Pass(mixed, ((1 - lam, perm),))
+    else:
+        yield Pass(mixed, ((lam, None), (1 - lam, perm)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from kneel.engine.snapshot import load_snapshot
 from kneel.experiment import LandmarkExperiment
 from kneel.losses import build_criterion, visible_mean
 from kneel.metrics import error_summary, radial_errors
-from kneel.mixup import mixup_loss
-from kneel.network import CRITERION, LandmarkNet, build_network, network_arguments, network_weights
+from kneel.mixup import Pass, mixup_passes
+from kneel.network import CRITERION, LandmarkNet, Located, build_network, network_arguments, network_weights
 from kneel.samples import Split, load_samples
 from kneel.shape import MeanShape
 
@@ -141,22 +141,22 @@ class LandmarkTask:
     def train_sampler(self, dataset: Dataset[Any], generator: torch.Generator) -> None:
         """Leave the order to the engine: every sample once an epoch."""
 
-    def training_loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """Loss of the points inside the picture, mixed up if asked."""
-        sharpen = self.experiment.loss.spread
+    def training_loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Iterator[Tensor]:
+        """Loss of the points inside the picture, mixed up if asked: one term for each pass through the network."""
+        mixup, pictures = self.experiment.mixup, batch["picture"]
+        passes: Iterable[Pass] = [Pass(pictures, ((1.0, None),))]
+        if mixup is not None:
+            passes = mixup_passes(pictures, alpha=mixup.alpha, variant=mixup.variant)
+        for images, targets in passes:
+            located = model(images)
+            yield torch.stack([weight * self._loss(located, batch, order) for weight, order in targets]).sum()
 
-        def loss(pictures: Tensor, order: Tensor | None) -> Tensor:
-            points, visible = batch["points"], batch["visible"]
-            if order is not None:
-                points, visible = points[order], visible[order]
-            located = model(pictures)
-            error = visible_mean(self.criterion(located.points, points), visible)
-            return error + sharpen * visible_mean(located.spread[..., None], visible)
-
-        mixup = self.experiment.mixup
-        if mixup is None:
-            return loss(batch["picture"], None)
-        return mixup_loss(batch["picture"], loss, alpha=mixup.alpha, variant=mixup.variant)
+    def _loss(self, located: Located, batch: dict[str, Tensor], order: Tensor | None) -> Tensor:
+        points, visible = batch["points"], batch["visible"]
+        if order is not None:
+            points, visible = points[order], visible[order]
+        error = visible_mean(self.criterion(located.points, points), visible)
+        return error + self.experiment.loss.spread * visible_mean(located.spread[..., None], visible)
 
     def predict(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Locate the points of a batch."""

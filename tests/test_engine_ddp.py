@@ -33,7 +33,9 @@ class Plane:
         return None
 
     def training_loss(self, model, batch):
-        return nn.functional.mse_loss(model(batch[0]), batch[1])
+        """In two terms, each with a pass of its own."""
+        for factor in (1.0, 0.5):
+            yield nn.functional.mse_loss(model(factor * batch[0]), factor * batch[1])
 
     def predict(self, model, batch):
         return {"error": model(batch[0]) - batch[1], "index": batch[2], "half": batch[2].bfloat16()}

@@ -146,6 +146,29 @@ def test_it_learns_the_known_solution(tmp_path):
     assert meta["metrics"]["auc"] is None
 
 
+class InTerms(Regression):
+    """The same loss in two halves of the batch, whose gradients must have been taken one after the other."""
+
+    def build_model(self):
+        self.net = super().build_model()
+        return self.net
+
+    def training_loss(self, model, batch):
+        gradients = []
+        for half in (slice(0, 2), slice(2, 4)):
+            gradients.append(self.net[0].weight.grad)
+            yield nn.functional.mse_loss(model(batch["x"][half]), batch["y"][half]) / 2
+        assert gradients[0] is None
+        assert gradients[1].abs().sum() > 0
+
+
+def test_a_loss_in_terms_is_their_sum(tmp_path):
+    whole = run(tmp_path, "whole", Regression(length=20, dropout=0.0), clip_norm=0.5)
+    terms = run(tmp_path, "terms", InTerms(length=20, dropout=0.0), clip_norm=0.5)
+    for row, other in zip(whole.history, terms.history, strict=True):
+        assert other == pytest.approx(row, rel=1e-4, nan_ok=True)
+
+
 def test_balanced_sampling_draws_anew_each_epoch(tmp_path):
     task = Blobs()
     result = run(tmp_path, task=task, epochs=12, batch_size=32, learning_rate=0.5, monitor="accuracy", mode="max")
@@ -392,7 +415,7 @@ def test_threads_hold_for_the_training_only(tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 works with CUDA")
 def test_fp16_is_refused_without_cuda(tmp_path):
-    with pytest.raises(ValueError, match="precision = fp16: needs a CUDA device; on a CPU use bf16 or off"):
+    with pytest.raises(ValueError, match="precision = fp16: needs a CUDA device; on a CPU use bf16, off or auto"):
         run(tmp_path, precision="fp16")
 
 
@@ -409,6 +432,23 @@ def test_bf16_runs_the_model_in_bf16_also_to_predict(tmp_path):
     task.build_model = build
     run(tmp_path, task=task, epochs=1, precision="bf16")
     assert kinds == {True: {torch.bfloat16}, False: {torch.bfloat16}}
+
+
+@pytest.mark.parametrize(("has", "used"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_precision_is_bf16_only_where_the_cpu_has_it(tmp_path, monkeypatch, has, used):
+    seen = set()
+    monkeypatch.setattr("kneel.engine.fit.cpu_has_bf16", lambda: has)
+    task = Regression()
+    plain = task.build_model
+
+    def build():
+        model = plain()
+        model[0].register_forward_hook(lambda module, _, output: seen.add(output.dtype))
+        return model
+
+    task.build_model = build
+    run(tmp_path, task=task, epochs=1, precision="auto")
+    assert seen == {used}
 
 
 def test_a_board_sees_all_epochs_also_after_a_resume(tmp_path):

@@ -1,4 +1,6 @@
+import copy
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -59,7 +61,7 @@ def test_a_spot_is_learnt_to_within_a_pixel():
     for _ in range(12):
         for rows in torch.randperm(96).split(16):
             optimizer.zero_grad()
-            task.training_loss(net, {key: value[rows] for key, value in train.items()}).backward()
+            sum(task.training_loss(net, {key: value[rows] for key, value in train.items()})).backward()
             optimizer.step()
     net.eval()
     with torch.no_grad():
@@ -81,7 +83,7 @@ def first_loss(settings):
     net = task.build_model().train()
     batch = torch.utils.data.default_collate([task.val_dataset()[i] for i in range(4)])
     torch.manual_seed(1)
-    return float(task.training_loss(net, batch).detach())
+    return float(sum(task.training_loss(net, batch)).detach())
 
 
 ELASTIC, ROBUST, MIXUP = {"kind": "elastic"}, {"kind": "robust"}, {"alpha": 0.75, "variant": "kneel"}
@@ -124,6 +126,41 @@ ELASTIC, ROBUST, MIXUP = {"kind": "elastic"}, {"kind": "robust"}, {"alpha": 0.75
 def test_every_switch_of_loss_mixup_and_model_changes_the_loss(plain, changed):
     assert first_loss(plain) == first_loss(plain)
     assert first_loss(plain) != first_loss(changed)
+
+
+def step_in(task, net, batch, add):
+    """Gradient, buffers, and the largest number of activations kept at once; `add` is asked to take all terms."""
+    kept, most = set(), [0]
+
+    class Kept:
+        def __init__(self, tensor):
+            self.tensor, key = tensor, object()
+            kept.add(key)
+            weakref.finalize(self, kept.discard, key)
+            most[0] = max(most[0], len(kept))
+
+    torch.manual_seed(3)  # mixup and dropout draw alike
+    with torch.autograd.graph.saved_tensors_hooks(Kept, lambda each: each.tensor):
+        add(task.training_loss(net, batch))
+    return {name: value.grad for name, value in net.named_parameters()}, dict(net.named_buffers()), most[0]
+
+
+def test_the_passes_of_mixup_one_by_one_give_the_gradient_of_their_sum_in_half_of_the_memory():
+    def one_by_one(terms):
+        for term in terms:
+            term.backward()
+
+    task = task_with(spot_samples(6, 1), spot_samples(2, 2), mixup=MIXUP, model={"width": 8, "depth": 2})
+    net = task.build_model().train()
+    assert any(layer.p > 0 for layer in net.modules() if isinstance(layer, torch.nn.Dropout2d))
+    batch = torch.utils.data.default_collate([datasets(task)[0][i] for i in range(6)])
+    whole = step_in(task, copy.deepcopy(net), batch, lambda terms: sum(terms).backward())
+    parts = step_in(task, copy.deepcopy(net), batch, one_by_one)
+    for name, gradient in whole[0].items():
+        torch.testing.assert_close(parts[0][name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
+    for name, buffer in whole[1].items():
+        assert torch.equal(parts[1][name], buffer)
+    assert parts[2] <= 0.52 * whole[2]
 
 
 def test_what_the_robust_loss_learns_is_trained_with_the_network_and_left_out_of_reading(tmp_path):
@@ -170,7 +207,7 @@ def test_hidden_points_do_not_train():
     net = task.build_model()
     batch = torch.utils.data.default_collate([task.val_dataset()[i] for i in range(2)])
     hidden = {**batch, "visible": torch.zeros(2, 1, dtype=torch.bool)}
-    assert float(task.training_loss(net, hidden).detach()) == 0
+    assert float(sum(task.training_loss(net, hidden)).detach()) == 0
 
 
 def test_the_snapshot_rebuilds_the_network_and_knows_its_knee(tmp_path):

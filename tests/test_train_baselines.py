@@ -125,7 +125,7 @@ def test_a_resnet_learns_a_batch_by_heart():
     losses = []
     for _ in range(40):
         optimizer.zero_grad()
-        loss = task.training_loss(net, batch)
+        loss = sum(task.training_loss(net, batch))
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))

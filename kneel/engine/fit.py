@@ -1,8 +1,9 @@
 """The training loop, for any task: devices and precision by Accelerate, all randomness by key, resumed exactly."""
 
+import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ from tqdm import tqdm
 from kneel.engine.averaging import WeightAverage
 from kneel.engine.board import Board, MetricsCsv
 from kneel.engine.config import ConfigError, TrainingConfig
-from kneel.engine.cpu import cpu_threads, keep_freed_memory
+from kneel.engine.cpu import cpu_has_bf16, cpu_threads, keep_freed_memory
 from kneel.engine.loading import make_loader, train_batches, val_batches
 from kneel.engine.optim import build_optimizer, learning_rate
 from kneel.engine.record import Record, Row, claim_folder
 from kneel.engine.seeding import derive_seed, seed_everything
 from kneel.engine.task import Task
 
+_log = logging.getLogger(__name__)
 _OURS = ("epoch", "learning_rate", "train_loss")  # columns that the engine adds to the task's metrics
 
 
@@ -192,16 +194,20 @@ class _Trainer:
         loader = self._loader(self.train_set, batches, derive_seed(self.config.seed, "average"), epoch)
         self._seed("average", epoch)
         moved = (self._to_device(batch) for batch in self._bar(loader, "batch norms of the average"))
-        self.average.measure_batch_norms(moved, self.task.training_loss)
+        # torch's update_bn passes clean batches; so does this: nothing is mixed up that the network will not read
+        self.average.measure_batch_norms(moved, self.task.predict)
 
     def _step(self, batch: Any, rate: float) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad()
-        loss = self.task.training_loss(self.model, self._to_device(batch))
-        mean = float(self.accelerator.reduce(loss.detach().float(), "mean"))  # so that all ranks stop together
+        total = torch.zeros((), device=self.accelerator.device)
+        for term in _terms(self.task.training_loss(self.model, self._to_device(batch))):
+            total += term.detach()
+            # Data-parallel ranks average the gradient of every term: the sum of means is the mean of sums.
+            self.accelerator.backward(term)
+        mean = float(self.accelerator.reduce(total, "mean"))  # so that all ranks stop together
         if math.isfinite(mean):
-            self.accelerator.backward(loss)
             if self.config.clip_norm is not None:
                 self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
             self.optimizer.step()
@@ -261,9 +267,19 @@ class _Trainer:
 def _accelerator(config: TrainingConfig, cpu: bool) -> Accelerator:
     # Accelerate keeps the precision of the first training in a process for all that follow; each has its own here.
     AcceleratorState._reset_state(reset_partial_state=True)
-    if config.precision == "fp16" and (cpu or not torch.cuda.is_available()):
-        raise ConfigError("precision = fp16: needs a CUDA device; on a CPU use bf16 or off")
-    return Accelerator(cpu=cpu, mixed_precision="no" if config.precision == "off" else config.precision)
+    precision, on_cpu = config.precision, cpu or not torch.cuda.is_available()
+    if precision == "fp16" and on_cpu:
+        raise ConfigError("precision = fp16: needs a CUDA device; on a CPU use bf16, off or auto")
+    if precision == "auto":
+        precision = "bf16" if (cpu_has_bf16() if on_cpu else torch.cuda.is_bf16_supported(including_emulation=False)) else "off"
+        _log.info("precision = auto: %s on this device", precision)
+    elif precision == "bf16" and on_cpu and not cpu_has_bf16():
+        _log.warning("precision = bf16: this CPU has no arithmetic for it and is several times slower than with off")
+    return Accelerator(cpu=cpu, mixed_precision="no" if precision == "off" else precision)
+
+
+def _terms(loss: torch.Tensor | Iterable[torch.Tensor]) -> Iterable[torch.Tensor]:
+    return [loss] if isinstance(loss, torch.Tensor) else loss
 
 
 def _checked(metrics: Mapping[str, float], monitor: str, epoch: int) -> Row:

@@ -42,9 +42,12 @@ class Task(Protocol):
             Such as ``WeightedRandomSampler(weights, len(dataset), generator=generator)``; None is a random order.
         """
 
-    def training_loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
+    def training_loss(self, model: nn.Module, batch: Any) -> torch.Tensor | Iterable[torch.Tensor]:
         """
-        Mean loss of a batch.
+        Mean loss of a batch, whole or in terms to be summed.
+
+        A generator whose every term passes the network once needs the memory of one pass: each term's gradient is
+        taken, and its activations are let go, before the next term is asked for.
 
         Parameters
         ----------
@@ -55,13 +58,16 @@ class Task(Protocol):
 
         Returns
         -------
-        Tensor
-            Scalar with gradient.
+        Tensor or iterable of Tensor
+            Scalars with gradient.
         """
 
     def predict(self, model: nn.Module, batch: Any) -> dict[str, torch.Tensor]:
         """
         All that the metrics need from a validation batch: predictions and truth.
+
+        Where weights are averaged, training batches are passed through it too, once and as they are, so that the batch
+        norms of the average can be measured.
 
         Parameters
         ----------
