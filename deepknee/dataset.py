@@ -16,7 +16,17 @@ from tqdm import tqdm
 
 from deepknee.intensity import Contrast
 from deepknee.patches import PatchGeometry
-from deepknee.sources import DatasetError, GradedKnee, Source, graded_files, read_film, read_graded, refuse
+from deepknee.rois import graded_rois, read_graded_roi
+from deepknee.sources import (
+    DatasetError,
+    GradedKnee,
+    Source,
+    graded_files,
+    graded_landmarks,
+    read_film,
+    read_graded,
+    refuse,
+)
 from kneel.engine.folds import check_leakage, grouped_folds
 from kneel.imaging.cohort import read_cohort
 from kneel.imaging.radiograph import RadiographError
@@ -91,11 +101,11 @@ def load_split(
     ----------
     root : Path
         Folder that the source's paths start from.
-    source : PhantomSource or GradedFolderSource
+    source : PhantomSource, GradedFolderSource or GradedRoisSource
         What lies there.
     geometry : PatchGeometry
         Size of the ROIs.
-    contrast : {"film", "roi"}
+    contrast : {"film", "roi", "patches"}
         See `deepknee.intensity.Intensity`.
     folds, fold, seed : int
         Which fold of how many is held out, where the source has no validation set.
@@ -126,7 +136,7 @@ def load_knees(folder: Path, source: Source, geometry: PatchGeometry, contrast: 
     Parameters
     ----------
     folder : Path
-        A cohort, or a folder of the folders 0 to 4.
+        A cohort, a folder of the folders 0 to 4, or one of ``knees.csv``.
     source, geometry, contrast
         As for `load_split`.
 
@@ -144,8 +154,11 @@ def load_knees(folder: Path, source: Source, geometry: PatchGeometry, contrast: 
     read: Callable[[Any], list[GradedKnee]]
     if source.source == "phantom":
         items, read = read_cohort(folder), lambda film: read_film(film, geometry, contrast)
+    elif source.source == "graded_rois":
+        items, read = graded_rois(folder), lambda knee: [read_graded_roi(knee, geometry, contrast)]
     else:
-        items, read = graded_files(folder), lambda path: [read_graded(path, geometry, contrast)]
+        landmarks = graded_landmarks(folder) if geometry.follow == "landmarks" else None
+        items, read = graded_files(folder), lambda path: [read_graded(path, geometry, contrast, landmarks)]
     knees = _in_parallel(read, items, str(folder))
     if not knees:
         raise DatasetError(f"{folder}: no knees in it")

@@ -1,7 +1,7 @@
-"""Where graded knees come from: annotated films, or a folder of graded pictures."""
+"""Where graded knees come from: annotated films, a folder of graded pictures, or a table of ROIs."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,10 +16,12 @@ from deepknee.model import GRADES
 from deepknee.patches import PatchGeometry
 from kneel.engine.config import Settings
 from kneel.imaging.cohort import CohortFilm
+from kneel.imaging.crops import read_crops
 from kneel.imaging.dicom import read_radiograph
+from kneel.imaging.geometry import Side
 from kneel.imaging.radiograph import RadiographError, normalize_percentiles
-from kneel.imaging.schema import CENTER
 
+LANDMARK_TABLE = "landmarks.csv"  # what scripts/data_stuff/locate_landmarks.py writes; columns of kneel.imaging.crops
 _NAMED = "SUBJECT followed by L or R and .png"
 _NAME = re.compile(r"(?P<subject>.+)(?P<side>[LR])\.png")
 
@@ -50,8 +52,9 @@ class GradedFolderSource(Settings):
     """Pictures of single knees, one folder a grade: ``{train,val}/{0..4}/{subject}{L|R}.png``.
 
     The layout of the public set of Chen 2018 (Mendeley Data 10.17632/56rmx5bjcr): left knees as on the film, some
-    crops with dark bone. Left knees are mirrored and dark bone is inverted on reading; pictures of other than
-    `PatchGeometry.roi_px` pixels are resized.
+    crops with dark bone. Left knees are mirrored and dark bone is inverted on reading. A geometry that follows the centre
+    takes the whole picture as the ROI, resized to `PatchGeometry.roi_px`; one that follows landmarks cuts it by those
+    of `LANDMARK_TABLE` in each of the two folders.
 
     Attributes
     ----------
@@ -66,7 +69,25 @@ class GradedFolderSource(Settings):
     val: str = "val"
 
 
-Source = Annotated[PhantomSource | GradedFolderSource, Field(discriminator="source")]
+class GradedRoisSource(Settings):
+    """ROIs cut from whole films, with a table: what ``create_grading_dataset.py`` writes (see `deepknee.rois`).
+
+    Attributes
+    ----------
+    source : "graded_rois"
+        Chooses this source.
+    train : str
+        Folder of ``knees.csv`` below the data root.
+    val : str or None
+        The same for validation; None holds out a fold of `train`.
+    """
+
+    source: Literal["graded_rois"]
+    train: str = "train"
+    val: str | None = "val"
+
+
+Source = Annotated[PhantomSource | GradedFolderSource | GradedRoisSource, Field(discriminator="source")]
 
 
 @dataclass(frozen=True)
@@ -118,7 +139,36 @@ def graded_files(folder: Path) -> list[Path]:
     return paths
 
 
-def read_graded(path: Path, geometry: PatchGeometry, contrast: Contrast) -> GradedKnee:
+def graded_landmarks(folder: Path) -> dict[Path, NDArray[np.float64]]:
+    """Read the landmarks of a graded folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds the folders 0 to 4 and `LANDMARK_TABLE`.
+
+    Returns
+    -------
+    dict of ndarray, shape (16, 2)
+        By picture: (x, y) in its pixels as stored.
+
+    Raises
+    ------
+    DatasetError
+        There is no table.
+    AnnotationError
+        It cannot be read.
+    """
+    table = folder / LANDMARK_TABLE
+    if not table.is_file():
+        how = f"python scripts/data_stuff/locate_landmarks.py --images {folder} writes it"
+        raise DatasetError(f"{table}: missing, and geometry.follow = landmarks needs it; {how}")
+    return {crop.path: crop.points for crop in read_crops(table, folder)}
+
+
+def read_graded(
+    path: Path, geometry: PatchGeometry, contrast: Contrast, landmarks: Mapping[Path, NDArray[np.float64]] | None = None
+) -> GradedKnee:
     """Read one picture of a graded folder.
 
     Parameters
@@ -127,13 +177,15 @@ def read_graded(path: Path, geometry: PatchGeometry, contrast: Contrast) -> Grad
         ``{grade}/{subject}{L|R}.png``.
     geometry, contrast
         As for `read_film`.
+    landmarks : mapping, optional
+        What `graded_landmarks` returned; needed where the geometry follows them.
 
     Raises
     ------
     RadiographError
         The file cannot be read.
     DatasetError
-        It is not square or not of 8 bits.
+        It is not square or not of 8 bits, or its landmarks are missing.
     """
     match = _NAME.fullmatch(path.name)
     if match is None:
@@ -143,9 +195,15 @@ def read_graded(path: Path, geometry: PatchGeometry, contrast: Contrast) -> Grad
         found = f"{picture.shape[1]} x {picture.shape[0]} pixels of {picture.dtype}"
         raise DatasetError(f"{path}: {found}, must be square and of 8 bits")
     picture = picture.astype(np.uint8, copy=False)
-    roi = _resize(picture if match["side"] == "R" else picture[:, ::-1], geometry.roi_px)
-    roi = 255 - roi if has_dark_bone(roi) else roi
-    return GradedKnee(adjust_contrast(roi, contrast), int(path.parent.name), match["subject"], str(path))
+    picture = 255 - picture if has_dark_bone(picture) else picture
+    side: Side = "L" if match["side"] == "L" else "R"
+    if geometry.follow == "centre":
+        roi = _resize(picture if side == "R" else picture[:, ::-1], geometry.roi_px)
+    else:
+        if landmarks is None or path not in landmarks:
+            raise DatasetError(f"{path}: not in the table of landmarks")
+        roi = geometry.frame_of(landmarks[path], (1.0, 1.0), side).crop(picture)
+    return GradedKnee(adjust_contrast(roi, contrast, geometry), int(path.parent.name), match["subject"], str(path))
 
 
 def _resize(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -183,7 +241,7 @@ def read_film(film: CohortFilm, geometry: PatchGeometry, contrast: Contrast) -> 
         A film with one or two annotated knees.
     geometry : PatchGeometry
         Size of the ROIs, and where the joint lies in them.
-    contrast : {"film", "roi"}
+    contrast : {"film", "roi", "patches"}
         See `deepknee.intensity.Intensity`.
 
     Raises
@@ -198,9 +256,9 @@ def read_film(film: CohortFilm, geometry: PatchGeometry, contrast: Contrast) -> 
     picture = np.rint(255 * normalize_percentiles(radiograph.pixels, padding=radiograph.padding)).astype(np.uint8)
     knees = []
     for knee in film.knees:
-        roi = geometry.frame(knee.film_points(spacing)[CENTER], spacing, radiograph.look_of(knee.side)).crop(picture)
+        roi = geometry.frame_of(knee.film_points(spacing), spacing, radiograph.look_of(knee.side)).crop(picture)
         name = f"{film.path}, knee {knee.side}"
-        knees.append(GradedKnee(adjust_contrast(roi, contrast), knee.kl, knee.subject_id, name))
+        knees.append(GradedKnee(adjust_contrast(roi, contrast, geometry), knee.kl, knee.subject_id, name))
     return knees
 
 

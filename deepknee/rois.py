@@ -1,0 +1,181 @@
+"""A folder of graded ROIs cut from whole films: ``knees.csv`` and the pictures that it names.
+
+`scripts/data_stuff/create_grading_dataset.py` writes it, ``data: {source: graded_rois}`` of an experiment reads it.
+Unlike a graded folder, the table knows subject (several visits of one stay together), spacing and polarity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from deepknee.intensity import Contrast, adjust_contrast
+from deepknee.model import GRADES
+from deepknee.patches import PatchGeometry
+from deepknee.sources import DatasetError, GradedKnee
+from kneel.imaging.dicom import read_radiograph
+
+KNEES = "knees.csv"
+
+
+@dataclass(frozen=True)
+class RoiRow:
+    """One row of ``knees.csv``: a knee at a visit.
+
+    Attributes
+    ----------
+    file : str
+        Its picture below the folder: 8 bit, bright bone, lateral at small x (left knees mirrored), the joint in the
+        middle; grey levels are those of `kneel.imaging.radiograph.normalize_percentiles` on the whole film.
+    subject_id, visit, side : str
+        Whose, when and which.
+    kl : int
+        Grade, 0 to 4.
+    code : str
+        The same as the readings have it.
+    mm_per_px : float
+        Pixel size of the picture.
+    size, bytes : str, int
+        ``{width}x{height}`` of the picture and bytes of its file.
+    center_x, center_y : float
+        Joint centre in film pixels, an integer is the centre of a pixel.
+    joint_from : str
+        ``box`` (a list) or ``networks``.
+    confidence : float
+        Of the networks, 0 to 1; 1 for a box.
+    flags : str
+        What the networks flagged, with ``;`` between.
+    points : str
+        The networks' 16 landmarks in pixels of the picture, ``x,y,x,y ...``; empty for a box.
+    spacing_row_mm, spacing_column_mm, spacing_kind : float, float, str
+        Of the film, and where they are from: ``detector``, ``calibrated``, ``box`` or ``nominal``.
+    film, film_name : str
+        The film that it is from, and its name in the download.
+    pixels_sha256 : str
+        Of the film's grey levels: the same for copies of one film, whatever their headers say.
+    """
+
+    file: str
+    subject_id: str
+    visit: str
+    side: str
+    kl: int
+    code: str
+    mm_per_px: float
+    size: str
+    bytes: int
+    center_x: float
+    center_y: float
+    joint_from: str
+    confidence: float
+    flags: str
+    points: str
+    spacing_row_mm: float
+    spacing_column_mm: float
+    spacing_kind: str
+    film: str
+    film_name: str
+    pixels_sha256: str
+
+
+@dataclass(frozen=True)
+class GradedRoi:
+    """What training needs of a row: the picture's place, its pixel size, the knee's grade and subject."""
+
+    path: Path
+    subject: str
+    grade: int
+    mm_per_px: float
+
+
+def graded_rois(folder: Path) -> list[GradedRoi]:
+    """List the ROIs of a folder; the pictures themselves are not read.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds ``knees.csv``.
+
+    Returns
+    -------
+    list of GradedRoi
+        In the order of the table.
+
+    Raises
+    ------
+    DatasetError
+        The table is missing, lacks a column, or holds a value that cannot be.
+    """
+    table = folder / KNEES
+    if not table.is_file():
+        raise DatasetError(
+            f"{table}: missing; scripts/data_stuff/create_grading_dataset.py writes it when it is through"
+        )
+    rows = pd.read_csv(table, dtype=str, keep_default_na=False)
+    needed = ("file", "subject_id", "kl", "mm_per_px")
+    missing = [name for name in needed if name not in rows]
+    if missing:
+        columns = ", ".join(field.name for field in fields(RoiRow))
+        raise DatasetError(f"{table}: no column {', '.join(missing)}; its columns are {columns}")
+    values = zip(*(rows[name] for name in needed), strict=True)
+    return [_listed(folder, f"{table}, line {line}", *value) for line, value in enumerate(values, 2)]
+
+
+def _listed(folder: Path, where: str, file: str, subject: str, kl: str, mm_per_px: str) -> GradedRoi:
+    if kl not in map(str, range(GRADES)):
+        raise DatasetError(f"{where}: kl is {kl!r}, must be 0 to {GRADES - 1}")
+    try:
+        spacing = float(mm_per_px)
+    except ValueError:
+        spacing = 0.0
+    if not 0 < spacing < np.inf:
+        raise DatasetError(f"{where}: mm_per_px is {mm_per_px!r}, must be a positive number")
+    if not file or not subject:
+        raise DatasetError(f"{where}: file is {file!r} and subject_id {subject!r}, neither may be empty")
+    return GradedRoi(folder / file, subject, int(kl), spacing)
+
+
+def read_graded_roi(knee: GradedRoi, geometry: PatchGeometry, contrast: Contrast) -> GradedKnee:
+    """Read one ROI on the grid of a geometry.
+
+    Parameters
+    ----------
+    knee : GradedRoi
+        What to read.
+    geometry : PatchGeometry
+        Size of the ROI, and where the joint lies in it; a picture of just that size and pixel size is taken as it is.
+    contrast : {"film", "roi"}
+        See `deepknee.intensity.Intensity`.
+
+    Raises
+    ------
+    RadiographError
+        The picture cannot be read.
+    DatasetError
+        It is not square and of 8 bits, or smaller than the geometry asks for.
+    """
+    picture = read_radiograph(knee.path).pixels
+    if picture.dtype != np.uint8 or picture.shape[0] != picture.shape[1]:
+        found = f"{picture.shape[1]} x {picture.shape[0]} pixels of {picture.dtype}"
+        raise DatasetError(f"{knee.path}: {found}, must be square and of 8 bits")
+    roi = _on_grid(picture.astype(np.uint8, copy=False), knee, geometry)
+    return GradedKnee(adjust_contrast(roi, contrast, geometry), knee.grade, knee.subject, str(knee.path))
+
+
+def _on_grid(picture: NDArray[np.uint8], knee: GradedRoi, geometry: PatchGeometry) -> NDArray[np.uint8]:
+    """Lay the geometry's ROI around the joint, which is the middle of the picture."""
+    middle = (len(picture) - 1) / 2
+    frame = geometry.frame((middle, middle), (knee.mm_per_px,) * 2, "R")  # pictures of left knees are mirrored already
+    corners = frame.to_image(np.array([(0, 0), frame.size]) - 0.5)
+    reach = np.abs(corners - middle).max() - len(picture) / 2
+    if reach > 0.5:
+        held, asked = len(picture) * knee.mm_per_px, 2 * np.abs(corners - middle).max() * knee.mm_per_px
+        raise DatasetError(
+            f"{knee.path}: shows {held:.1f} mm around the joint, the experiment's geometry needs {asked:.1f}: cut the "
+            f"data set with --roi_mm {np.ceil(asked):.0f}, or ask for less in geometry.roi_mm and joint_mm"
+        )
+    return frame.crop(picture)
