@@ -34,14 +34,17 @@ films
   .html .xml .md .log .xlsx DICOMDIR Thumbs.db ...): they are listed with the reason "not a film" and are no failure.
 
 outputs, all in DIR
-  results.csv     one row a knee: file, side, kl (the grade of the largest probability), p0..p4, spacing_mm,
-                  spacing_kind, x0,y0..x15,y15, jsw_medial, jsw_lateral, jlca_deg, tibial_width, femoral_width,
-                  length_unit, flags. Points are pixels of the film (left knees are not mirrored), an integer is the
-                  centre of a pixel. spacing_mm is one number, or ROWxCOLUMN when they differ, and empty when the film
-                  has none. spacing_kind: calibrated, detector (magnified), given (by --spacing), none. jsw is the
-                  minimum joint space, jlca_deg the convergence of the joint lines (+ opens laterally); length_unit
-                  is mm, or "tibial width" when the film has no spacing: lengths are shares of it then.
-                  Flags are joined by ";"
+  results.csv     one row a knee: file, side, kl (the grade of the largest probability), p0..p4, grade_set, abstain,
+                  spacing_mm, spacing_kind, x0,y0..x15,y15, jsw_medial, jsw_lateral, jlca_deg, tibial_width,
+                  femoral_width, length_unit, flags. grade_set holds the true grade of 9 knees in 10 that are like those
+                  the networks were checked on (2;3 is KL 2 or 3; another share, if chosen so, is in the JSON);
+                  abstain is yes when the set is too large to name one grade: do not use kl then. Both are empty
+                  when the weights hold no threshold. Points are pixels of the film (left knees are not mirrored), an
+                  integer is the centre of a pixel. spacing_mm is one number, or ROWxCOLUMN when they differ, and empty
+                  when the film has none. spacing_kind: calibrated, detector (magnified), given (by --spacing), none.
+                  jsw is the minimum joint space, jlca_deg the convergence of the joint lines (+ opens laterally);
+                  length_unit is mm, or "tibial width" when the film has no spacing: lengths are shares of it then.
+                  Flags are joined by ";", as are the grades of a set
   report.html     one card a knee with both pictures; one file, opens offline
   failures.csv    file, reason; also films on which no knee was found
   knees/          NAME_R.json, NAME_R_landmarks.png, NAME_R_attention.png (or _L): numbers; landmarks and outlines of

@@ -85,7 +85,7 @@ def _head(knees: Sequence[Record], failures: Sequence[Any], skipped: Sequence[An
     figures = [(films, "films read"), (len(knees), "knees"), (len(failures), unread)]
     if skipped:
         figures.append((len(skipped), "other files"))
-    flagged = sum(bool(record["flags"]) for record in knees)
+    flagged = sum(bool(_remarks(record)) for record in knees)
     figures.append((flagged, "knees with remarks"))
     numbers = "".join(f"<div><dt>{name}</dt><dd>{count}</dd></div>" for count, name in figures)
     return (
@@ -112,12 +112,12 @@ def _filters(knees: Sequence[Record]) -> str:
 
 def _card(record: Record, figures: str) -> str:
     grade, side = int(record["kl"]), SIDE_WORDS[record["side"]]
-    remarks = "".join(f"<li>{escape(flag_words(flag))}</li>" for flag in record["flags"])
+    remarks = "".join(f"<li>{escape(remark)}</li>" for remark in _remarks(record))
     return (
         f'<article class="card k{grade}{" remarked" if remarks else ""}">\n'
         f'<h2>{side} <span class="grade g{grade}" title="{GRADE_WORDS[grade]}">KL {grade}</span></h2>\n'
         f'<p class="file"><bdi>{escape(record["file"])}</bdi></p>\n<div class="pictures">{figures}</div>\n'
-        f"{_bars(record['probabilities'], grade)}<p><b>Pixel spacing</b> {_spacing(record)}</p>\n"
+        f"{_bars(record['probabilities'], grade)}{_grade_set(record)}<p><b>Pixel spacing</b> {_spacing(record)}</p>\n"
         f"<p><b>Joint space</b> {_joint_space(record)}</p>\n"
         f"{f'<ul class=remarks>{remarks}</ul>' if remarks else ''}</article>\n"
     )
@@ -140,6 +140,38 @@ def _bars(chances: Iterable[float], chosen: int) -> str:
         for grade, chance in enumerate(chances)
     )
     return f'<table class="bars"><caption>Probability of each grade</caption>{rows}</table>\n'
+
+
+def _remarks(record: Record) -> list[str]:
+    """Say what to know before trusting a card."""
+    remarks = [flag_words(flag) for flag in record["flags"]]
+    if record["abstain"]:
+        doubt = (
+            f"No single grade: it may be {set_words(record['grade_set'])}, of which KL {record['kl']} is the likeliest."
+        )
+        remarks.insert(0, doubt)
+    return remarks
+
+
+def _grade_set(record: Record) -> str:
+    if not record["grade_set"]:
+        return ""
+    share = f"{100 * record['coverage']:.3g}"
+    meaning = f"holds the true grade of {share} % of knees, if they are like those that the networks were checked on"
+    return f'<p title="{meaning}"><b>Grades at {share} %</b> {set_words(record["grade_set"])}</p>\n'
+
+
+def set_words(grades: Sequence[int]) -> str:
+    """Say a set of neighbouring grades in words.
+
+    Examples
+    --------
+    >>> set_words([2]), set_words([1, 2]), set_words([1, 2, 3])
+    ('KL 2', 'KL 1 or 2', 'KL 1 to 3')
+    """
+    first, *others = grades
+    link = "or" if len(others) == 1 else "to"
+    return f"KL {first} {link} {others[-1]}" if others else f"KL {first}"
 
 
 def _spacing(record: Record) -> str:

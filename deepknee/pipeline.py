@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deepknee.ensemble import Grader
+from deepknee.ensemble import Grade, Grader
 from deepknee.model import GRADES
 from deepknee.weights import Weights, WeightsError, find_weights
 from kneel.imaging.dicom import read_radiograph
@@ -70,6 +70,14 @@ class KneeReading:
     flags : tuple of str
         What to know before trusting the reading: those of `kneel.localize.LocatedKnee`, and ``roi_outside_film`` when
         more than a tenth of the ROI has no picture.
+    grade_set : tuple of int
+        Neighbouring grades, among them `kl`, one of which is the true grade with a probability of `coverage` (see
+        `deepknee.conformal`); empty where the grader has no threshold.
+    coverage : float or None
+        As above; None without a set.
+    abstain : bool or None
+        Whether the set is too large to name a single grade, so that `kl` is no more than the likeliest; None without a
+        set.
     """
 
     side: Side
@@ -86,6 +94,9 @@ class KneeReading:
     spacing_kind: SpacingKind
     measures: KneeMeasures
     flags: tuple[str, ...]
+    grade_set: tuple[int, ...] = ()
+    coverage: float | None = None
+    abstain: bool | None = None
 
     @property
     def length_unit(self) -> LengthUnit:
@@ -139,11 +150,11 @@ def read_knees(radiograph: Radiograph, localizer: KneeLocalizer, grader: Grader)
     if len(set(sides)) != len(sides) or not set(sides) <= {"L", "R"}:
         raise ReadingError(f"{radiograph.source}: sides of the knees are {sides}: must be L, R or one of each")
     film = _display(normalize_percentiles(radiograph.pixels, padding=radiograph.padding))
-    frames = [grader.frame(knee.center, knee.spacing_mm, radiograph.look_of(knee.side)) for knee in located]
+    frames = [grader.frame(knee.landmarks, knee.spacing_mm, radiograph.look_of(knee.side)) for knee in located]
     rois = np.stack([frame.crop(film) for frame in frames])
     grade = grader.predict(rois)
-    knees = zip(located, frames, rois, grade.probabilities, grade.attention, strict=True)
-    return Reading(radiograph, tuple(_knee(radiograph, *parts) for parts in knees))
+    knees = zip(located, frames, rois, range(len(rois)), strict=True)
+    return Reading(radiograph, tuple(_knee(radiograph, *parts, grade) for parts in knees))
 
 
 @dataclass(frozen=True)
@@ -251,10 +262,10 @@ def _knee(
     located: LocatedKnee,
     frame: RoiFrame,
     roi: NDArray[np.uint8],
-    probabilities: NDArray,
-    attention: NDArray,
+    number: int,
+    grade: Grade,
 ) -> KneeReading:
-    chances, points = np.asarray(probabilities, float), np.asarray(located.landmarks, float)
+    chances, points = np.asarray(grade.probabilities[number], float), np.asarray(located.landmarks, float)
     # argmax of NaN is 0: without this check a broken network would call every knee healthy
     if chances.shape != (GRADES,) or not abs(chances.sum() - 1) < 1e-3 or not (chances >= 0).all():
         raise ReadingError(f"{radiograph.source}: probabilities of knee {located.side} are {chances}: must sum to 1")
@@ -266,7 +277,7 @@ def _knee(
         probabilities=chances,
         landmarks=points,
         spread_px=np.asarray(located.spread_px, float),
-        attention=np.asarray(attention, np.float32),
+        attention=np.asarray(grade.attention[number], np.float32),
         roi=roi,
         frame=frame,
         center=(float(located.center[0]), float(located.center[1])),
@@ -275,6 +286,9 @@ def _knee(
         spacing_kind=radiograph.spacing_kind,
         measures=_measure(points, radiograph.spacing_mm, mirrored=frame.mirrored),
         flags=tuple(dict.fromkeys([*located.flags, *_flags(radiograph, frame)])),
+        grade_set=() if grade.sets is None else tuple(np.flatnonzero(grade.sets[number]).tolist()),
+        coverage=None if grade.conformal is None else grade.conformal.coverage,
+        abstain=None if grade.abstain is None else bool(grade.abstain[number]),
     )
 
 

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from deepknee.pipeline import KneeReading
 from kneel.imaging.radiograph import Radiograph
 
-FORMAT = 2  # of the JSON records; another number is another program's
+FORMAT = 3  # of the JSON records; another number is another program's
 NOTICE = "Research use only. Not a medical device."
 CONVENTION = (
     "points are (x, y) in pixels of the film, an integer is the centre of a pixel; spacing is (row, column) in mm"
 )
 
 RESULT_COLUMNS = (
-    *("file", "side", "kl", "p0", "p1", "p2", "p3", "p4", "spacing_mm", "spacing_kind"),
+    *("file", "side", "kl", "p0", "p1", "p2", "p3", "p4", "grade_set", "abstain", "spacing_mm", "spacing_kind"),
     *(f"{axis}{number}" for number in range(16) for axis in "xy"),
     *("jsw_medial", "jsw_lateral", "jlca_deg", "tibial_width", "femoral_width", "length_unit"),
     "flags",
@@ -66,6 +66,9 @@ def knee_record(file: str, radiograph: Radiograph, knee: KneeReading, provenance
         "side": knee.side,
         "kl": knee.kl,
         "probabilities": _plain(knee.probabilities),
+        "grade_set": list(knee.grade_set) or None,
+        "coverage": knee.coverage,
+        "abstain": knee.abstain,
         "landmarks": _plain(knee.landmarks),
         "spread_px": _plain(knee.spread_px),
         "center": _plain(knee.center),
@@ -103,14 +106,15 @@ def result_row(record: Mapping[str, Any]) -> list[str]:
     -------
     list of str
         As `RESULT_COLUMNS`: probabilities to 4, points to 2, measures to 3 decimals, spacing as `spacing_text`, flags
-        with ``;``.
+        and the grades of the set with ``;``, abstain ``yes`` or ``no``; nothing where there is no set.
     """
     points = [f"{value:.2f}" for point in record["landmarks"] for value in point]
     chances = [f"{value:.4f}" for value in record["probabilities"]]
+    certainty = [";".join(map(str, record["grade_set"] or ())), {None: "", True: "yes", False: "no"}[record["abstain"]]]
     spacing = [spacing_text(record["spacing_mm"]), record["spacing_kind"]]
     measures = [*(f"{value:.3f}" for value in record["measures"].values()), record["length_unit"]]
     head = [record["file"], record["side"], str(record["kl"])]
-    return [*head, *chances, *spacing, *points, *measures, ";".join(record["flags"])]
+    return [*head, *chances, *certainty, *spacing, *points, *measures, ";".join(record["flags"])]
 
 
 def spacing_text(spacing_mm: Iterable[float] | None) -> str:

@@ -215,7 +215,7 @@ def test_something_else_among_the_records_is_refused(films, tmp_path):
     with pytest.raises(FolderError, match=r"x\.json: no record of deepknee read"):
         run(films)
     (tmp_path / "out" / "records" / "x.json").write_text('{"format": 99, "file": "x"}')
-    with pytest.raises(FolderError, match="format 99, must be 2"):
+    with pytest.raises(FolderError, match="format 99, must be 3"):
         run(films)
 
 

@@ -10,6 +10,7 @@ import torch
 from oracle import GEOMETRY, SHAPE_MM, FakeGrader, FakeLocalizer, film, place_knee
 
 import deepknee
+from deepknee.conformal import Conformal
 from deepknee.ensemble import GraderSettings, build_net
 from deepknee.pipeline import DeviceError, Reader, ReadingError, choose_device, load_reader, read_knees
 from deepknee.weights import WeightsError
@@ -40,6 +41,18 @@ def test_a_knee_carries_what_localizer_grader_and_film_say():
     assert right.roi.dtype == np.uint8
     assert (right.spacing_mm, right.spacing_kind) == ((0.5, 0.5), "detector")
     assert reading.radiograph.pixels.shape == (300, 400)
+
+
+class GraderWithSets(FakeGrader):
+    def predict(self, rois):
+        return replace(super().predict(rois), conformal=Conformal(threshold=0.65, largest=1, networks=1))
+
+
+def test_sets_come_from_the_grader_or_not_at_all():
+    for knee in read(RIGHT, LEFT).knees:
+        assert (knee.grade_set, knee.coverage, knee.abstain) == ((), None, None)
+    for knee in read(RIGHT, LEFT, grader=GraderWithSets()).knees:  # .5 of KL 2, then .2 of KL 3 pass .65
+        assert (knee.grade_set, knee.coverage, knee.abstain) == ((2, 3), 0.9, True)
 
 
 def test_film_without_knees_is_a_reading_without_knees():

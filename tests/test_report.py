@@ -44,7 +44,7 @@ def record(reading, index=0, file="film.dcm"):
 def test_columns_are_those_promised():
     points = ",".join(f"x{number},y{number}" for number in range(16))
     measures = "jsw_medial,jsw_lateral,jlca_deg,tibial_width,femoral_width,length_unit"
-    wanted = f"file,side,kl,p0,p1,p2,p3,p4,spacing_mm,spacing_kind,{points},{measures},flags"
+    wanted = f"file,side,kl,p0,p1,p2,p3,p4,grade_set,abstain,spacing_mm,spacing_kind,{points},{measures},flags"
     assert ",".join(RESULT_COLUMNS) == wanted
 
 
@@ -56,6 +56,29 @@ def test_row_holds_the_reading(reading):
     width = np.hypot(*((reading.knees[0].landmarks[8] - reading.knees[0].landmarks[0]) * (0.5, 0.4)))
     assert (right["tibial_width"], right["length_unit"]) == (f"{width:.3f}", "mm")
     assert (left["x0"], left["y0"], left["flags"]) == ("356.00", "165.00", "low_confidence")
+
+
+def sure_of(reading, index, grade_set, *, abstain):
+    knee = replace(reading.knees[index], grade_set=grade_set, coverage=0.9, abstain=abstain)
+    return replace(reading, knees=(*reading.knees[:index], knee, *reading.knees[index + 1 :]))
+
+
+@pytest.mark.parametrize(
+    ("grade_set", "abstain", "cells"), [((2,), False, ("2", "no")), ((1, 2, 3), True, ("1;2;3", "yes"))]
+)
+def test_row_holds_the_set(reading, grade_set, abstain, cells):
+    held = record(sure_of(reading, 0, grade_set, abstain=abstain))
+    row = dict(zip(RESULT_COLUMNS, result_row(held), strict=True))
+    assert (row["grade_set"], row["abstain"]) == cells
+    assert (held["grade_set"], held["coverage"], held["abstain"]) == (list(grade_set), 0.9, abstain)
+
+
+def test_without_a_threshold_there_is_no_set(reading):
+    held = record(reading)
+    row = dict(zip(RESULT_COLUMNS, result_row(held), strict=True))
+    assert (row["grade_set"], row["abstain"]) == ("", "")
+    assert (held["grade_set"], held["coverage"], held["abstain"]) == (None, None, None)
+    assert b"Grades at" not in page(reading)
 
 
 def test_no_spacing_is_an_empty_cell(reading):
@@ -218,6 +241,16 @@ def test_page_has_a_card_a_knee(reading):
     assert "Pixel spacing 0.4 × 0.5 mm, at detector" in text
     assert FLAG_WORDS["low_confidence"] in text
     assert "films read1knees2films not read1other files1knees with remarks1" in text
+
+
+def test_card_shows_the_set_and_that_no_grade_is_given(reading):
+    found = Page(page(sure_of(sure_of(reading, 0, (1, 2, 3), abstain=True), 1, (2, 3), abstain=False)))
+    text = " ".join("".join(found.words).split())
+    assert "Grades at 90 % KL 1 to 3" in text
+    assert "Grades at 90 % KL 2 or 3" in text
+    assert text.count("No single grade: it may be KL 1 to 3, of which KL 2 is the likeliest.") == 1
+    assert "knees with remarks2" in text
+    assert [card["class"] for card in found.all("article")] == ["card k2 remarked"] * 2
 
 
 def test_page_without_knees_and_failures(reading):
