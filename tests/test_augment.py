@@ -5,14 +5,9 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from kneel.augment import (
-    AugmentSettings,
-    PixelCentred,
-    RandomGamma,
-    RandomPolarity,
-    training_transform,
-    validation_transform,
-)
+from kneel.augment import AugmentSettings, training_transform, validation_transform
+from kneel.augment_geometry import PixelCentred
+from kneel.augment_intensity import Blur, RandomGamma, RandomPolarity
 
 SPOT = (33.25, 21.5)
 
@@ -138,6 +133,20 @@ def test_points_may_leave_and_are_not_clamped():
     image, points = validation_transform((20, 20))(*pair())
     assert image.shape == (1, 20, 20)
     torch.testing.assert_close(points.as_subclass(torch.Tensor), torch.tensor([[33.25 - 22, 21.5 - 14]]))
+
+
+@pytest.mark.parametrize("reach", [3, 9, 13])
+def test_the_blur_is_torchvisions_with_its_draws(reach):
+    image = tv_tensors.Image(torch.rand((1, 40, 33), generator=torch.Generator().manual_seed(1)))
+    _, points = pair()
+    for seed in range(5):
+        outcomes = []
+        for kind in (Blur, v2.GaussianBlur):
+            torch.manual_seed(seed)
+            blurred, still = kind(reach, (0.05, 3.0))(image, points)
+            assert torch.equal(still, points)
+            outcomes.append((blurred, torch.rand(())))
+        torch.testing.assert_close(outcomes[0], outcomes[1], rtol=0, atol=1e-5)
 
 
 def test_gamma_by_hand():
