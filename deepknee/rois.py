@@ -18,6 +18,7 @@ from deepknee.model import GRADES
 from deepknee.patches import PatchGeometry
 from deepknee.sources import DatasetError, GradedKnee
 from kneel.imaging.dicom import read_radiograph
+from kneel.imaging.schema import LANDMARKS
 
 KNEES = "knees.csv"
 
@@ -84,12 +85,16 @@ class RoiRow:
 
 @dataclass(frozen=True)
 class GradedRoi:
-    """What training needs of a row: the picture's place, its pixel size, the knee's grade and subject."""
+    """What training needs of a row: the picture's place and pixel size, the knee's grade, subject and landmarks.
+
+    Landmarks are (16, 2), (x, y) in pixels of the picture; None for a knee that was cut by a box.
+    """
 
     path: Path
     subject: str
     grade: int
     mm_per_px: float
+    points: NDArray[np.float64] | None
 
 
 def graded_rois(folder: Path) -> list[GradedRoi]:
@@ -116,7 +121,7 @@ def graded_rois(folder: Path) -> list[GradedRoi]:
             f"{table}: missing; scripts/data_stuff/create_grading_dataset.py writes it when it is through"
         )
     rows = pd.read_csv(table, dtype=str, keep_default_na=False)
-    needed = ("file", "subject_id", "kl", "mm_per_px")
+    needed = ("file", "subject_id", "kl", "mm_per_px", "points")
     missing = [name for name in needed if name not in rows]
     if missing:
         columns = ", ".join(field.name for field in fields(RoiRow))
@@ -125,18 +130,20 @@ def graded_rois(folder: Path) -> list[GradedRoi]:
     return [_listed(folder, f"{table}, line {line}", *value) for line, value in enumerate(values, 2)]
 
 
-def _listed(folder: Path, where: str, file: str, subject: str, kl: str, mm_per_px: str) -> GradedRoi:
+def _listed(folder: Path, where: str, file: str, subject: str, kl: str, mm_per_px: str, points: str) -> GradedRoi:
     if kl not in map(str, range(GRADES)):
         raise DatasetError(f"{where}: kl is {kl!r}, must be 0 to {GRADES - 1}")
     try:
-        spacing = float(mm_per_px)
+        spacing, numbers = float(mm_per_px), np.array(points.split(",") if points else [], float)
     except ValueError:
-        spacing = 0.0
+        raise DatasetError(f"{where}: mm_per_px is {mm_per_px!r}, points {points!r}: must be numbers") from None
+    if len(numbers) not in (0, 2 * len(LANDMARKS)) or not np.isfinite(numbers).all():
+        raise DatasetError(f"{where}: points is {points!r}, must be empty or x,y of {len(LANDMARKS)} landmarks")
     if not 0 < spacing < np.inf:
         raise DatasetError(f"{where}: mm_per_px is {mm_per_px!r}, must be a positive number")
     if not file or not subject:
         raise DatasetError(f"{where}: file is {file!r} and subject_id {subject!r}, neither may be empty")
-    return GradedRoi(folder / file, subject, int(kl), spacing)
+    return GradedRoi(folder / file, subject, int(kl), spacing, numbers.reshape(-1, 2) if len(numbers) else None)
 
 
 def read_graded_roi(knee: GradedRoi, geometry: PatchGeometry, contrast: Contrast) -> GradedKnee:
@@ -148,7 +155,7 @@ def read_graded_roi(knee: GradedRoi, geometry: PatchGeometry, contrast: Contrast
         What to read.
     geometry : PatchGeometry
         Size of the ROI, and where the joint lies in it; a picture of just that size and pixel size is taken as it is.
-    contrast : {"film", "roi"}
+    contrast : {"film", "roi", "patches"}
         See `deepknee.intensity.Intensity`.
 
     Raises
@@ -167,15 +174,22 @@ def read_graded_roi(knee: GradedRoi, geometry: PatchGeometry, contrast: Contrast
 
 
 def _on_grid(picture: NDArray[np.uint8], knee: GradedRoi, geometry: PatchGeometry) -> NDArray[np.uint8]:
-    """Lay the geometry's ROI around the joint, which is the middle of the picture."""
-    middle = (len(picture) - 1) / 2
-    frame = geometry.frame((middle, middle), (knee.mm_per_px,) * 2, "R")  # pictures of left knees are mirrored already
-    corners = frame.to_image(np.array([(0, 0), frame.size]) - 0.5)
-    reach = np.abs(corners - middle).max() - len(picture) / 2
-    if reach > 0.5:
-        held, asked = len(picture) * knee.mm_per_px, 2 * np.abs(corners - middle).max() * knee.mm_per_px
+    """Lay the geometry's ROI around the joint centre, which is the middle of the picture, or by the landmarks."""
+    middle, spacing = (len(picture) - 1) / 2, (knee.mm_per_px, knee.mm_per_px)
+    if geometry.follow == "centre":
+        frame = geometry.frame((middle, middle), spacing, "R")  # pictures of left knees are mirrored already
+    elif knee.points is not None:
+        frame = geometry.frame_of(knee.points, spacing, "R")
+    else:
+        raise DatasetError(
+            f"{knee.path}: has no landmarks, as it was cut by a list of boxes, and geometry.follow = landmarks needs "
+            "them: cut the data set with networks (--weights), or follow the centre"
+        )
+    reach = float(np.abs(frame.to_image(np.array([(0, 0), frame.size]) - 0.5) - middle).max())
+    if reach > len(picture) / 2 + 0.5:
+        held, asked = len(picture) * knee.mm_per_px, 2 * reach * knee.mm_per_px
         raise DatasetError(
             f"{knee.path}: shows {held:.1f} mm around the joint, the experiment's geometry needs {asked:.1f}: cut the "
-            f"data set with --roi_mm {np.ceil(asked):.0f}, or ask for less in geometry.roi_mm and joint_mm"
+            f"data set with a larger --roi_mm, or ask for less in geometry.roi_mm and joint_mm"
         )
     return frame.crop(picture)

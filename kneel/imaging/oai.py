@@ -153,7 +153,7 @@ def choose_film(films: Sequence[OaiFilm]) -> Choice:
     first = [film for film in ordered if film.study_date == ordered[0].study_date]
     taken = next((film for film in first if film.path.is_file()), None)
     if taken is None:
-        return Choice(None, f"{first[0].path}: missing{_hint(first[0])}")
+        return Choice(None, f"{first[0].path}: missing{missing_hint(first[0].path)}")
     left = sorted({film.folder for film in bilateral} - {taken.folder})
     remark = (
         f"several bilateral films: took {taken.folder} (the earliest there is), left {', '.join(left)}" if left else ""
@@ -161,8 +161,20 @@ def choose_film(films: Sequence[OaiFilm]) -> Choice:
     return Choice(taken, remark)
 
 
-def _hint(film: OaiFilm) -> str:
-    archive = film.path.parent.with_name(film.path.parent.name + ".tar.gz")
+def missing_hint(film: Path) -> str:
+    """Say what to do about a film that is not there, where that can be seen.
+
+    Parameters
+    ----------
+    film : Path
+        Where it should lie.
+
+    Returns
+    -------
+    str
+        Empty, or ``"; NAME.tar.gz lies beside its place: unpack it"``.
+    """
+    archive = film.parent.with_name(film.parent.name + ".tar.gz")
     return f"; {archive.name} lies beside its place: unpack it" if archive.is_file() else ""
 
 

@@ -1,4 +1,7 @@
-"""Write phantom films laid out like the OAI download: OAI_00m/contents.csv, films at FOLDER/001, annotations beside."""
+"""Write phantom films laid out like the OAI download: OAI_00m/contents.csv and films at FOLDER/001.
+
+Beside it lie annotations (bf_landmarks_1_0.3.csv), readings (kxr_sq_bu00.csv) and a list of the knees' boxes (boxes.csv).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from kneel.phantom.most import BOXES, OAI_READINGS, graded_oai_films, write_boxes, write_oai_readings
 from kneel.phantom.oai import write_oai_phantom
 
 
@@ -22,6 +26,9 @@ def main() -> int:
         download = write_oai_phantom(
             given.out, given.n, given.seed, spacing_mm=given.spacing, jobs=given.jobs, progress=True
         )
+        films = graded_oai_films(download)
+        write_oai_readings(given.out / OAI_READINGS, films)
+        write_boxes(given.out / BOXES, films)
     except (ValueError, OSError) as error:
         print(f"make_phantom_oai: {error}", file=sys.stderr)
         return 2

@@ -1,0 +1,207 @@
+"""Films with graded knees -> ROIs and tables, which ``data: {source: graded_rois}`` of an experiment reads.
+
+======================================  ================================================================================
+``knees.csv``                           the knees that are there, one a row (`deepknee.rois.RoiRow`)
+``rois/{kl}/{subject}_V{visit}_{side}.png``  their pictures
+``problems.csv``                        knees that are not there, each with its reason, and decisions
+``records/{film}.json``                 what is finished, for the next run to go on from
+======================================  ================================================================================
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from deepknee.grading_film import ROIS, Locate, RoiRecord, RoiSize, cut_rois, request_of
+from deepknee.grading_plan import Plan, RoiTask
+from deepknee.rois import KNEES, RoiRow
+from kneel.imaging.preparing import Problem, picture_fault, run_tasks, write_table, write_whole
+
+PROBLEMS, RECORDS = "problems.csv", "records"
+
+
+@dataclass(frozen=True)
+class GradingSet:
+    """What a run came to.
+
+    Attributes
+    ----------
+    rows : tuple of RoiRow
+        Knees whose pictures are there and were read back.
+    asked : int
+        Number of knees that were asked for: those of `rows` and of `missing`.
+    skipped : int
+        Number of films that an earlier run had finished.
+    problems : tuple of Problem
+        By subject.
+    """
+
+    rows: tuple[RoiRow, ...]
+    asked: int
+    skipped: int
+    problems: tuple[Problem, ...]
+
+    @property
+    def missing(self) -> tuple[Problem, ...]:
+        """The problems for which a knee is missing, one each."""
+        return tuple(problem for problem in self.problems if problem.kind == "missing")
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """How many knees are missing, by the first words of the reason."""
+        return Counter(problem.problem.split(":")[0] for problem in self.missing)
+
+    @property
+    def fixable(self) -> int:
+        """Number of knees that are missing for want of a film that can be read, not by what the film shows."""
+        return sum(self.reasons[reason] for reason in ("film missing", "film unreadable", "not written"))
+
+
+def prepare_grading_set(
+    out: Path,
+    plan: Plan,
+    *,
+    size: RoiSize | None = None,
+    locate: Locate | None = None,
+    jobs: int = 1,
+    progress: bool = False,
+) -> GradingSet:
+    """Cut the ROIs of many films; films that are finished are left alone.
+
+    Finished is a film whose record asks for the same (film, its size and time, grades, boxes or networks, ROI size) and
+    whose pictures have the recorded sizes when read back. A broken run leaves neither a table nor a part of a picture.
+
+    Parameters
+    ----------
+    out : Path
+        Folder to write to; made when missing.
+    plan : Plan
+        What to do.
+    size : RoiSize, optional
+        Of the ROIs; 140 mm on 350 pixels when not given, as in the 2018 paper.
+    locate : Locate, optional
+        What finds the knees; without it they are cut around the boxes of the plan.
+    jobs : int
+        Processes.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    GradingSet
+        Every knee of the plan is among its rows or has a missing problem of its own.
+
+    Raises
+    ------
+    RuntimeError
+        The knees do not add up: a fault of this program.
+    """
+    size = size or RoiSize()
+    (out / RECORDS).mkdir(parents=True, exist_ok=True)
+    records = {task.name: record for task in plan.tasks if (record := _finished(out, task, size, locate))}
+    skipped = len(records)
+    todo = [task for task in plan.tasks if task.name not in records]
+    if todo:  # tables of an earlier run say nothing of the pictures that are cut now; a broken run leaves none
+        for table in (KNEES, PROBLEMS):
+            (out / table).unlink(missing_ok=True)
+    done = run_tasks(partial(_prepare, out, size, locate), todo, jobs)
+    bar = tqdm(done, "films", len(plan.tasks), unit="film", initial=skipped, disable=not progress)
+    records.update(bar)
+    rows: list[RoiRow] = []
+    problems = list(plan.problems)
+    for task in plan.tasks:
+        problems += records[task.name].problems
+        rows += records[task.name].rows
+    cut = {row.file for row in rows}
+    rows, lost = _read_back(out, rows)
+    rows, twins = _without_copies(rows)
+    problems += [*lost, *twins, *_strangers(out, cut)]
+    problems.sort(key=lambda problem: (problem.subject_id, problem.side, problem.kind, problem.film))
+    done_set = GradingSet(tuple(rows), plan.asked, skipped, tuple(problems))
+    if len(done_set.rows) + len(done_set.missing) != plan.asked:
+        raise RuntimeError(
+            f"{plan.asked} knees asked for, {len(rows)} there and {len(done_set.missing)} listed as missing"
+        )
+    write_table(out / KNEES, RoiRow, rows)
+    write_table(out / PROBLEMS, Problem, problems)
+    return done_set
+
+
+def _prepare(out: Path, size: RoiSize, locate: Locate | None, task: RoiTask) -> tuple[str, RoiRecord]:
+    """Cut one film and write what came of it; the record last, as it vouches for the pictures."""
+    record, pictures = cut_rois(task, size, locate)
+    for name, data in pictures.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(out / name, data)
+    path = out / RECORDS / f"{task.name}.json"
+    if record.request:
+        write_whole(path, json.dumps(record.to_json()).encode())
+    else:
+        path.unlink(missing_ok=True)
+    return task.name, record
+
+
+def _finished(out: Path, task: RoiTask, size: RoiSize, locate: Locate | None) -> RoiRecord | None:
+    path = out / RECORDS / f"{task.name}.json"
+    try:
+        record = RoiRecord.from_json(json.loads(path.read_text(encoding="utf-8")))
+        same = record.request == json.loads(json.dumps(request_of(task, size, locate)))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # there is none, or it is of another writing: the film is cut again
+    return (
+        record if same and not any(picture_fault(out, row.file, row.bytes, row.size) for row in record.rows) else None
+    )
+
+
+def _read_back(out: Path, rows: Sequence[RoiRow]) -> tuple[list[RoiRow], list[Problem]]:
+    """Keep the knees whose pictures are as they were written."""
+    good, lost = [], []
+    for row in rows:
+        fault = picture_fault(out, row.file, row.bytes, row.size)
+        if fault is None:
+            good.append(row)
+        else:
+            lost.append(_missing(row, f"not written: {fault}"))
+    return good, lost
+
+
+def _without_copies(rows: Sequence[RoiRow]) -> tuple[list[RoiRow], list[Problem]]:
+    """Keep one film of those that show the same pixels.
+
+    None is kept when they are said to be of several subjects, or the grades of a knee differ: which is right cannot be
+    told, and a subject under two names would be on both sides of a split.
+    """
+    films: dict[str, dict[str, list[RoiRow]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        films[row.pixels_sha256][row.film_name].append(row)
+    why: dict[str, str] = {}  # by film
+    for copies in films.values():
+        if len(copies) == 1:
+            continue
+        names, every = list(copies), [row for one in copies.values() for row in one]
+        subjects = {row.subject_id for row in every}
+        differ = any(len({row.kl for row in every if row.side == side}) > 1 for side in "LR")
+        for name in names if len(subjects) > 1 or differ else names[1:]:
+            others = ", ".join(other for other in names if other != name)
+            what = "of other subjects" if len(subjects) > 1 else "with other grades" if differ else "which was taken"
+            why[name] = f"duplicate: the same picture as {others}, {what}"
+    kept = [row for row in rows if row.film_name not in why]
+    return kept, [_missing(row, why[row.film_name]) for row in rows if row.film_name in why]
+
+
+def _missing(row: RoiRow, why: str) -> Problem:
+    return Problem(row.subject_id, row.side, row.film_name, "missing", f"{why} (visit {row.visit})")
+
+
+def _strangers(out: Path, cut: set[str]) -> list[Problem]:
+    """Name the pictures that this run knows nothing of, as an earlier one with another table leaves them."""
+    found = [path.relative_to(out).as_posix() for path in sorted((out / ROIS).glob("*/*.png"))]
+    text = f"left by an earlier run, and not listed in {KNEES}"
+    return [Problem("", "", name, "note", text) for name in found if name not in cut]
