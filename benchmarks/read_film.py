@@ -76,7 +76,7 @@ def network_stages(folder: Path, reader: Reader) -> list[Stage]:
             find_landmarks(film, knee.center, knee.side, spacing, localizer.hc)
 
     def grades() -> None:
-        frames = [grader.frame(knee.center, spacing, knee.side) for knee in knees]
+        frames = [grader.frame(knee.landmarks, spacing, knee.side) for knee in knees]
         grader.predict(np.stack([frame.crop(eight_bit) for frame in frames]))
 
     return [

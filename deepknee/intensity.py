@@ -11,7 +11,7 @@ from deepknee.patches import PatchGeometry
 from kneel.engine.config import Settings
 from kneel.imaging.radiograph import normalize_percentiles
 
-Contrast = Literal["film", "roi"]
+Contrast = Literal["film", "roi", "patches"]
 
 
 class Intensity(Settings):
@@ -21,7 +21,8 @@ class Intensity(Settings):
     ----------
     contrast
         ``film``: nothing, the film was normalised as a whole. ``roi``: every ROI is stretched between its own
-        5th and 99th percentile first, for pictures whose exposure differs from one to the next.
+        5th and 99th percentile first, for pictures whose exposure differs from one to the next. ``patches``: the same
+        with the percentiles of both patches alone, so that it makes no difference how much of the film lies around.
     mean, std
         Of all pixels of the training patches, on the 0 .. 1 scale.
     """
@@ -35,21 +36,26 @@ class Intensity(Settings):
         return (patches - self.mean) / self.std
 
 
-def adjust_contrast(roi: NDArray[np.uint8], contrast: Contrast) -> NDArray[np.uint8]:
+def adjust_contrast(roi: NDArray[np.uint8], contrast: Contrast, geometry: PatchGeometry) -> NDArray[np.uint8]:
     """Stretch one ROI, or leave it as it is.
 
     Parameters
     ----------
     roi : ndarray, shape (S, S), uint8
         Bright bone.
-    contrast : {"film", "roi"}
+    contrast : {"film", "roi", "patches"}
         See `Intensity`.
+    geometry : PatchGeometry
+        Where the patches lie.
 
     Returns
     -------
     ndarray, shape (S, S), uint8
     """
-    return roi if contrast == "film" else np.rint(255 * normalize_percentiles(roi)).astype(np.uint8)
+    if contrast == "film":
+        return roi
+    measured = roi if contrast == "roi" else np.concatenate(geometry.split_compartments(roi))
+    return np.rint(255 * normalize_percentiles(roi, measured=measured)).astype(np.uint8)
 
 
 def plain_patches(geometry: PatchGeometry, rois: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ the joint margin is at small x in both patches and one branch can read either.
 """
 
 from collections.abc import Sequence
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,10 @@ from pydantic import Field, model_validator
 
 from kneel.engine.config import Settings
 from kneel.imaging.geometry import RoiFrame, Side, Spacing, millimetres_per_pixel
+from kneel.imaging.schema import CENTER
+
+TIBIAL_WIDTH_MM = 79.0  # mean of KNEEL's 748 annotated knees, at the detector
+_PLATEAUS_AND_CONDYLES = [1, 2, 6, 7, 10, 14]
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
@@ -23,13 +27,18 @@ class PatchGeometry(Settings):
 
     Attributes
     ----------
+    follow
+        What the ROI is laid by. ``centre``: by the joint centre (landmark `kneel.imaging.schema.CENTER`) and the
+        spacing of the film, as in 2018. ``landmarks``: by `joint_middle`, and every knee is scaled to a tibial width of
+        `TIBIAL_WIDTH_MM`, so that films without spacing are cut alike and small and large knees fill the ROI alike; all
+        millimetres below are then those of such a knee.
     roi_mm
         Width and height of the ROI in mm.
     roi_px
         The same in pixels.
     joint_mm
-        (x, y) of the joint centre (landmark `kneel.imaging.schema.CENTER`) from the middle of the ROI, in mm; x towards
-        medial, y downwards.
+        (x, y) of the joint (its centre or middle, see `follow`) from the middle of the ROI, in mm; x towards medial, y
+        downwards.
     crop
         Width and height in pixels of the square from which patches are cut. It lies in the middle of the ROI; the rim
         around it is room for jitter.
@@ -40,6 +49,7 @@ class PatchGeometry(Settings):
         First row of both patches, counted in the crop.
     """
 
+    follow: Literal["centre", "landmarks"] = "centre"
     roi_mm: float = Field(140.0, gt=0)
     roi_px: int = Field(350, ge=1)
     joint_mm: tuple[float, float] = (0.0, 0.0)
@@ -67,13 +77,43 @@ class PatchGeometry(Settings):
         """Millimetres per ROI pixel."""
         return self.roi_mm / self.roi_px
 
+    def frame_of(self, landmarks: NDArray[np.float64], spacing_mm: Spacing, side: Side) -> RoiFrame:
+        """Lay the ROI around a knee.
+
+        Parameters
+        ----------
+        landmarks : ndarray, shape (16, 2)
+            (x, y) in film pixels, order of `kneel.imaging.schema.LANDMARKS`.
+        spacing_mm : (float, float)
+            (row, column) spacing of the film in mm; with ``follow = landmarks`` only its ratio counts.
+        side : {"L", "R"}
+            What the knee looks like on the film; the ROI of a left one is mirrored.
+
+        Returns
+        -------
+        RoiFrame
+            Of `roi_px` x `roi_px` pixels.
+
+        Raises
+        ------
+        ValueError
+            The landmarks have no tibial width to be scaled by.
+        """
+        if self.follow == "centre":
+            return self.frame(landmarks[CENTER], spacing_mm, side)
+        width = float(np.linalg.norm((landmarks[8] - landmarks[0]) * millimetres_per_pixel(spacing_mm)))
+        if not width > 0:
+            raise ValueError(f"landmarks {landmarks[[0, 8]].tolist()} of the tibial edges: must lie apart")
+        row, column = (value * TIBIAL_WIDTH_MM / width for value in spacing_mm)
+        return self.frame(joint_middle(landmarks), (row, column), side)
+
     def frame(self, center: Sequence[float] | NDArray[np.float64], spacing_mm: Spacing, side: Side) -> RoiFrame:
-        """Lay the ROI around a joint.
+        """Lay the ROI around a point.
 
         Parameters
         ----------
         center : (float, float)
-            (x, y) of the joint centre in film pixels.
+            (x, y) of the joint in film pixels.
         spacing_mm : (float, float)
             (row, column) spacing of the film in mm.
         side : {"L", "R"}
@@ -154,3 +194,20 @@ class PatchGeometry(Settings):
             list(range(left, left + self.patch)),
             list(range(right - 1, right - 1 - self.patch, -1)),
         )
+
+
+def joint_middle(landmarks: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a point in the middle of the joint that no single landmark decides.
+
+    Parameters
+    ----------
+    landmarks : ndarray, shape (..., 16, 2)
+        (x, y), order of `kneel.imaging.schema.LANDMARKS`.
+
+    Returns
+    -------
+    ndarray, shape (..., 2)
+        x half-way between the tibial edges (0, 8); y the mean of plateaus and condyles (1, 2, 6, 7, 10, 14).
+    """
+    x = landmarks[..., [0, 8], 0].mean(-1)
+    return np.stack([x, landmarks[..., _PLATEAUS_AND_CONDYLES, 1].mean(-1)], -1)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from deepknee.attention import Method
 from deepknee.ensemble import Grade, Grader
 from deepknee.model import GRADES
+from deepknee.polarity import inverted, knees_are_dark
 from deepknee.weights import Weights, WeightsError, find_weights
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.geometry import RoiFrame, Side, Spacing, millimetres_per_pixel
@@ -52,7 +54,7 @@ class KneeReading:
     spread_px : ndarray, shape (16,)
         How uncertain each landmark is, in film pixels.
     attention : ndarray, shape (S, S), float32
-        Grad-CAM in [0, 1] on the grid of `roi`.
+        Where the grade comes from, in [0, 1] on the grid of `roi`; see `deepknee.attention`.
     roi : ndarray, shape (S, S), uint8
         What the grading networks saw: lateral is at small x, so left knees of an ordinary film are mirrored.
     frame : RoiFrame
@@ -68,8 +70,8 @@ class KneeReading:
     measures : KneeMeasures
         Joint space, alignment, widths; lengths in `length_unit`.
     flags : tuple of str
-        What to know before trusting the reading: those of `kneel.localize.LocatedKnee`, and ``roi_outside_film`` when
-        more than a tenth of the ROI has no picture.
+        What to know before trusting the reading: those of `kneel.localize.LocatedKnee`, ``roi_outside_film`` when more
+        than a tenth of the ROI has no picture, and ``dark_bone`` when the film was read inverted (`deepknee.polarity`).
     grade_set : tuple of int
         Neighbouring grades, among them `kl`, one of which is the true grade with a probability of `coverage` (see
         `deepknee.conformal`); empty where the grader has no threshold.
@@ -143,13 +145,12 @@ def read_knees(radiograph: Radiograph, localizer: KneeLocalizer, grader: Grader)
         A network answered with numbers that are no reading (not finite, probabilities that do not sum to 1), or two
         knees of one side.
     """
-    located = list(localizer.locate(radiograph))
+    located, film = _locate(radiograph, localizer)
+    if knees_are_dark(film, [knee.landmarks for knee in located]):
+        again, film = _locate(inverted(radiograph), localizer)
+        located = [replace(knee, flags=("dark_bone", *knee.flags)) for knee in again or located]
     if not located:
         return Reading(radiograph, ())
-    sides = [knee.side for knee in located]
-    if len(set(sides)) != len(sides) or not set(sides) <= {"L", "R"}:
-        raise ReadingError(f"{radiograph.source}: sides of the knees are {sides}: must be L, R or one of each")
-    film = _display(normalize_percentiles(radiograph.pixels, padding=radiograph.padding))
     frames = [grader.frame(knee.landmarks, knee.spacing_mm, radiograph.look_of(knee.side)) for knee in located]
     rois = np.stack([frame.crop(film) for frame in frames])
     grade = grader.predict(rois)
@@ -203,7 +204,9 @@ class Reader:
 
 
 def load_reader(
-    weights: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Weights | None = None, device: str = "auto"
+    weights: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Weights | None = None,
+    device: str = "auto",
+    attention: Method = "gradcam",
 ) -> Reader:
     """Load the networks once, to read any number of films.
 
@@ -213,6 +216,8 @@ def load_reader(
         Folder of snapshots, or several; by default what `deepknee.weights.find_weights` finds.
     device : {"auto", "cpu", "cuda"}
         Where the networks run; ``"auto"`` takes a CUDA device when there is one.
+    attention : {"gradcam", "hirescam", "integrated"}
+        How the maps of attention are worked out; see `deepknee.attention`.
 
     Returns
     -------
@@ -230,7 +235,7 @@ def load_reader(
     place = choose_device(device)
     try:
         localizer = KneeLocalizer.from_snapshots(chosen.paths("lc"), chosen.paths("hc"), device=place)
-        grader = Grader.from_snapshots(chosen.paths("kl"), device=place)
+        grader = Grader.from_snapshots(chosen.paths("kl"), device=place, attention=attention)
     except ValueError as error:
         raise WeightsError(str(error)) from error
     return Reader(localizer, grader, chosen)
@@ -257,6 +262,18 @@ def choose_device(device: str) -> str:
     return "cuda" if available and device != "cpu" else "cpu"
 
 
+def _locate(radiograph: Radiograph, localizer: KneeLocalizer) -> tuple[list[LocatedKnee], NDArray[np.uint8]]:
+    """Find the knees, check that they can be some, and return them with the film as the graders see it."""
+    located = list(localizer.locate(radiograph))
+    sides = [knee.side for knee in located]
+    if len(set(sides)) != len(sides) or not set(sides) <= {"L", "R"}:
+        raise ReadingError(f"{radiograph.source}: sides of the knees are {sides}: must be L, R or one of each")
+    for knee in located:
+        if np.shape(knee.landmarks) != (16, 2) or not np.isfinite(knee.landmarks).all():
+            raise ReadingError(f"{radiograph.source}: landmarks of knee {knee.side} are not 16 finite points")
+    return located, _display(normalize_percentiles(radiograph.pixels, padding=radiograph.padding))
+
+
 def _knee(
     radiograph: Radiograph,
     located: LocatedKnee,
@@ -269,8 +286,6 @@ def _knee(
     # argmax of NaN is 0: without this check a broken network would call every knee healthy
     if chances.shape != (GRADES,) or not abs(chances.sum() - 1) < 1e-3 or not (chances >= 0).all():
         raise ReadingError(f"{radiograph.source}: probabilities of knee {located.side} are {chances}: must sum to 1")
-    if points.shape != (16, 2) or not np.isfinite(points).all():
-        raise ReadingError(f"{radiograph.source}: landmarks of knee {located.side} are not 16 finite points")
     return KneeReading(
         side=located.side,
         kl=int(chances.argmax()),

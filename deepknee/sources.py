@@ -14,6 +14,7 @@ from pydantic import Field
 from deepknee.intensity import Contrast, adjust_contrast
 from deepknee.model import GRADES
 from deepknee.patches import PatchGeometry
+from deepknee.polarity import has_dark_bone
 from kneel.engine.config import Settings
 from kneel.imaging.cohort import CohortFilm
 from kneel.imaging.crops import read_crops
@@ -52,9 +53,9 @@ class GradedFolderSource(Settings):
     """Pictures of single knees, one folder a grade: ``{train,val}/{0..4}/{subject}{L|R}.png``.
 
     The layout of the public set of Chen 2018 (Mendeley Data 10.17632/56rmx5bjcr): left knees as on the film, some
-    crops with dark bone. Left knees are mirrored and dark bone is inverted on reading. A geometry that follows the centre
-    takes the whole picture as the ROI, resized to `PatchGeometry.roi_px`; one that follows landmarks cuts it by those
-    of `LANDMARK_TABLE` in each of the two folders.
+    crops with dark bone. Left knees are mirrored and dark bone is inverted on reading. A geometry that follows the
+    centre takes the whole picture as the ROI, resized to `PatchGeometry.roi_px`; one that follows landmarks cuts it by
+    those of `LANDMARK_TABLE` in each of the two folders.
 
     Attributes
     ----------
@@ -211,25 +212,6 @@ def _resize(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         return np.ascontiguousarray(picture)
     how = cv2.INTER_AREA if len(picture) > size else cv2.INTER_LINEAR
     return cv2.resize(picture, (size, size), interpolation=how).astype(np.uint8, copy=False)
-
-
-def has_dark_bone(roi: NDArray[np.uint8]) -> bool:
-    """Say whether a crop around a knee is contrast-inverted.
-
-    Bone fills the middle columns of such a crop, skin and air its left and right borders; so the middle half must be
-    the brighter one. On the 6,604 training and validation crops of Chen 2018 the rule names 84: all 84 are inverted,
-    and so is none of the 28 others nearest to the limit (all these were looked at) nor any other of 529 crops of
-    which it was known beforehand. A gap of 2.4 standard deviations of a crop's grey levels lies between the groups.
-
-    Parameters
-    ----------
-    roi : ndarray, shape (S, S), uint8
-        Joint in the middle, shaft upright.
-    """
-    size = roi.shape[1]
-    border = max(1, size // 18)
-    middle = roi[:, size // 4 : size - size // 4].mean()
-    return bool(middle < (roi[:, :border].mean() + roi[:, -border:].mean()) / 2)
 
 
 def read_film(film: CohortFilm, geometry: PatchGeometry, contrast: Contrast) -> list[GradedKnee]:

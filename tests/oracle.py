@@ -53,8 +53,8 @@ class FakeGrader:
     probabilities: np.ndarray = field(default_factory=lambda: np.array([0.1, 0.1, 0.5, 0.2, 0.1]))
     geometry: PatchGeometry = GEOMETRY
 
-    def frame(self, center, spacing_mm, side):
-        return self.geometry.frame(center, spacing_mm, side)
+    def frame(self, landmarks, spacing_mm, side):
+        return self.geometry.frame_of(landmarks, spacing_mm, side)
 
     def predict(self, rois: np.ndarray) -> Grade:
         return Grade(np.tile(self.probabilities, (len(rois), 1)), rois.astype(np.float32) / 255)

@@ -91,9 +91,22 @@ def test_contrast_of_the_roi_undoes_exposure() -> None:
     """A crop at a quarter of the contrast and another brightness becomes the same picture, but for rounding."""
     roi = np.random.default_rng(1).integers(0, 241, (60, 60)).astype(np.uint8)
     faint = (roi // 4 + 30).astype(np.uint8)
-    assert adjust_contrast(roi, "film") is roi
-    found, expected = (adjust_contrast(each, "roi").astype(int) for each in (faint, roi))
-    assert abs(found - expected).max() <= 6
+    geometry = PatchGeometry(roi_mm=60.0, roi_px=60, crop=60, patch=30, top=15)
+    assert adjust_contrast(roi, "film", geometry) is roi
+    for contrast in ("roi", "patches"):
+        found, expected = (adjust_contrast(each, contrast, geometry).astype(int) for each in (faint, roi))
+        assert abs(found - expected).max() <= 6
+
+
+def test_contrast_of_the_patches_does_not_see_what_lies_around() -> None:
+    geometry = PatchGeometry(roi_mm=60.0, roi_px=60, crop=60, patch=30, top=15)
+    roi = np.random.default_rng(1).integers(40, 200, (60, 60)).astype(np.uint8)
+    cut = roi.copy()
+    cut[:15] = cut[45:] = 0  # rows above and below the patches
+    found, expected = (adjust_contrast(each, "patches", geometry) for each in (cut, roi))
+    np.testing.assert_array_equal(found[15:45], expected[15:45])
+    low, high = np.percentile(roi[15:45], [5, 99])
+    np.testing.assert_allclose(expected, 255 * np.clip((roi - low) / (high - low), 0, 1), atol=0.51)
 
 
 def test_standardize() -> None:

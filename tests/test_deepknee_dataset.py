@@ -7,7 +7,8 @@ import pytest
 
 from deepknee.dataset import PatchDataset, load_knees, load_split
 from deepknee.patches import PatchGeometry
-from deepknee.sources import DatasetError, GradedFolderSource, PhantomSource, graded_files, has_dark_bone, read_graded
+from deepknee.polarity import has_dark_bone
+from deepknee.sources import DatasetError, GradedFolderSource, PhantomSource, graded_files, read_graded
 from kneel.engine.folds import LeakageError
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.radiograph import normalize_percentiles

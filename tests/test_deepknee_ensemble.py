@@ -133,7 +133,7 @@ def test_batches_do_not_matter(count: int) -> None:
 def test_contrast_of_the_snapshot_is_used() -> None:
     rois = random_rois(1) // 4 + 30
     plain, stretched = Grader([member(0)]), Grader([member(0, contrast="roi")])
-    by_hand = plain.predict(adjust_contrast(rois[0], "roi")[None])
+    by_hand = plain.predict(adjust_contrast(rois[0], "roi", plain.geometry)[None])
     np.testing.assert_array_equal(stretched.predict(rois).probabilities, by_hand.probabilities)
 
 

@@ -3,7 +3,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from deepknee.patches import PatchGeometry
+from deepknee.patches import PatchGeometry, joint_middle
+from kneel.imaging.geometry import mirror_points
 
 SMALL = PatchGeometry(roi_mm=12.0, roi_px=12, crop=10, patch=4, top=3)
 
@@ -100,3 +101,44 @@ def test_lateral_of_either_side_is_at_small_x() -> None:
         frame = PatchGeometry(roi_mm=150.0, roi_px=150, crop=150, patch=75, top=0).frame((200, 200), (1, 1), side)  # type: ignore[arg-type]
         roi = frame.crop(film).astype(int)
         assert roi[:, :75].sum() == pytest.approx(lateral_value, abs=2)
+
+
+def knee_points(spacing_mm: tuple[float, float], scale: float = 1.0) -> np.ndarray:
+    """A right knee in film pixels: KNEEL's order, tibial width 79 mm times `scale`, joint middle at (100, 120) mm."""
+    x = [-39.5, -30, -15, -5, 0, 5, 15, 30, 39.5, -40, -25, -12, 0, 12, 25, 40]
+    y = [6, 2.5, 2.5, 0, 1, 0, 2.5, 2.5, 6, -10, -2.5, -8, -12, -8, -2.5, -10]
+    points = scale * np.stack([x, y], -1) + (100, 120)
+    points[:, 1] -= scale * (4 * 2.5 - 2 * 2.5) / 6  # so that the mean of plateaus and condyles is at 120
+    return points / (spacing_mm[1], spacing_mm[0])
+
+
+def test_joint_middle_by_hand() -> None:
+    np.testing.assert_allclose(joint_middle(knee_points((1.0, 1.0))), (100, 120))
+
+
+@pytest.mark.parametrize("side", ["R", "L"])
+def test_following_landmarks_is_blind_to_scale_and_place(side: str) -> None:
+    """The same knee at half the size, on another film, with a wrong spacing: its points land on the same ROI pixels."""
+    geometry = PatchGeometry(follow="landmarks", roi_mm=100.0, roi_px=200, crop=200, patch=100, top=50)
+    width = 2000
+    seen = []
+    for spacing, told, scale in [((0.5, 0.5), (0.5, 0.5), 1.0), ((0.2, 0.1), (2.0, 1.0), 0.5)]:
+        points = knee_points(spacing, scale)
+        if side == "L":
+            points = mirror_points(points, width)
+        seen.append(geometry.frame_of(points, told, side).to_roi(points))  # type: ignore[arg-type]
+    np.testing.assert_allclose(seen[0], seen[1], atol=1e-9)
+    np.testing.assert_allclose(np.linalg.norm(seen[0][8] - seen[0][0]), 79 / 0.5)
+    assert seen[0][0, 0] < seen[0][8, 0]  # lateral at small x
+    np.testing.assert_allclose(joint_middle(seen[0]), (99.5, 99.5))
+
+
+def test_following_the_centre_is_the_2018_way() -> None:
+    geometry = PatchGeometry(roi_mm=100.0, roi_px=200, crop=200, patch=100, top=50)
+    points = knee_points((0.5, 0.5))
+    assert geometry.frame_of(points, (0.5, 0.5), "R") == geometry.frame(points[4], (0.5, 0.5), "R")
+
+
+def test_landmarks_in_one_place_are_refused() -> None:
+    with pytest.raises(ValueError, match="tibial edges"):
+        PatchGeometry(follow="landmarks").frame_of(np.ones((16, 2)), (1.0, 1.0), "R")

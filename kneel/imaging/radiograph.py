@@ -110,6 +110,7 @@ def normalize_percentiles(
     high: float = 99,
     *,
     padding: NDArray[np.bool_] | None = None,
+    measured: NDArray[np.uint8] | NDArray[np.uint16] | None = None,
 ) -> NDArray[np.float32]:
     """Clip grey levels at two percentiles and scale them to [0, 1].
 
@@ -124,6 +125,8 @@ def normalize_percentiles(
         Percentiles, ``0 <= low < high <= 100``.
     padding : ndarray of bool, shape (H, W), optional
         True where there is no exposure: not counted in the percentiles, and 0 in the result.
+    measured : ndarray of the type of `pixels`, shape (h, w), optional
+        Take the percentiles of these grey levels instead, such as a part of the picture.
 
     Returns
     -------
@@ -134,7 +137,7 @@ def normalize_percentiles(
     Raises
     ------
     TypeError
-        If ``pixels`` is not uint8 or uint16, or ``padding`` is not bool.
+        If ``pixels`` is not uint8 or uint16, ``measured`` is of another type, or ``padding`` is not bool.
     ValueError
         If ``pixels`` is not two-dimensional, the shapes differ or the percentiles are not in order.
 
@@ -144,7 +147,9 @@ def normalize_percentiles(
     array([[0.  , 0.25, 0.5 , 1.  ]], dtype=float32)
     """
     _check_arguments(pixels, low, high, padding)
-    histogram = _count_levels(pixels, padding)
+    if measured is not None and measured.dtype != pixels.dtype:
+        raise TypeError(f"measured is {measured.dtype}; {pixels.dtype}, as the pixels are, is valid")
+    histogram = _count_levels(pixels, padding) if measured is None else _count_levels(measured, None)
     lowest, highest = (_percentile_of(histogram, q) for q in (low, high))
     levels = np.arange(histogram.size)
     step = highest == lowest

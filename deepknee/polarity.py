@@ -1,0 +1,72 @@
+"""Dark bone: pictures whose grey levels are inverted, which no header tells of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kneel.imaging.radiograph import Radiograph
+
+_LIMIT = -0.25
+_HALF_WIDTH = 0.64  # of a crop of the public set, in tibial widths
+
+
+def has_dark_bone(roi: NDArray[np.uint8]) -> bool:
+    """Say whether a crop around a knee is contrast-inverted.
+
+    Bone fills the middle columns of such a crop, skin and air its left and right borders; so the middle half must be
+    the brighter one. On the 6,604 training and validation crops of Chen 2018 the rule names 84: all 84 are inverted,
+    and so is none of the 28 others nearest to the limit (all these were looked at) nor any other of 529 crops of
+    which it was known beforehand. From borders to middle the 84 fall by 1.34 or more standard deviations of their
+    grey levels, the others rise by 0.81 or more; the limit lies half-way.
+
+    Parameters
+    ----------
+    roi : ndarray, shape (S, S), uint8
+        Joint in the middle, shaft upright.
+    """
+    size = roi.shape[1]
+    border = max(1, size // 18)
+    middle = roi[:, size // 4 : size - size // 4].mean()
+    borders = (roi[:, :border].mean() + roi[:, -border:].mean()) / 2
+    return bool(middle - borders < _LIMIT * roi.std())
+
+
+def knees_are_dark(film: NDArray[np.uint8], knees: Sequence[NDArray[np.float64]]) -> bool:
+    """Say whether the knees of a film have dark bone: every one of them by `has_dark_bone`.
+
+    Parameters
+    ----------
+    film : ndarray, shape (H, W), uint8
+        The film as it is.
+    knees : sequence of ndarray, shape (16, 2)
+        Landmarks of each knee in film pixels; they need not be exact.
+
+    Returns
+    -------
+    bool
+        False without knees, and where a knee's window is empty.
+    """
+    return bool(knees) and all(_is_dark(film, landmarks) for landmarks in knees)
+
+
+def inverted(radiograph: Radiograph) -> Radiograph:
+    """Return the film with bright for dark; padding stays 0."""
+    highest = np.iinfo(radiograph.pixels.dtype).max
+    pixels = highest - radiograph.pixels
+    if radiograph.padding is not None:
+        pixels[radiograph.padding] = 0
+    return replace(radiograph, pixels=pixels)
+
+
+def _is_dark(film: NDArray[np.uint8], landmarks: NDArray[np.float64]) -> bool:
+    """Ask of the part of the film that a crop of the public set would show; nothing beyond its edges is counted."""
+    half = _HALF_WIDTH * np.linalg.norm(landmarks[8] - landmarks[0])
+    middle = landmarks.mean(0)
+    low = np.clip(np.floor(middle - half), 0, None).astype(int)
+    high = np.ceil(middle + half).astype(int) + 1
+    window = film[low[1] : high[1], low[0] : high[0]]
+    return min(window.shape) > 1 and has_dark_bone(window)
