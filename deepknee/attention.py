@@ -1,17 +1,52 @@
-"""Grad-CAM: which part of each patch spoke for a grade.
+"""Which part of each patch spoke for a grade: three maps.
 
-Dimensions: B knees, C channels, P patch pixels.
+``gradcam``
+    Grad-CAM of each network by itself, as in the paper: feature maps weighed by the gradient of the grade's *logit*;
+    every network's negative part is cut off, then the networks are averaged.
+``hirescam``
+    HiResCAM of the ensemble: every pixel of the feature maps times the gradient of the grade's *probability* there; the
+    networks are added, then the negative part is cut off.
+``integrated``
+    Integrated gradients of the grade's probability from the blurred knee to the knee: of pixels, not of feature maps,
+    and complete: they sum to the difference of the two probabilities.
+
+Grad-CAM and HiResCAM of one network and one logit are the same wherever maps are averaged and then weighed, as in
+`deepknee.model.KneeNet`: its logit ``z_g = sum_c w_gc mean(A_c) + b_g`` has the gradient ``w_gc / (h w)`` in every
+pixel, so both are ``sum_c w_gc A_c`` but for a factor (CAM). They differ here for two reasons. A logit may rise and its
+probability fall, where another logit rises faster: the map of one network's probability is
+``sum_c (w_gc - sum_k p_k w_kc) A_c``, from which what speaks for all grades alike is gone. And a network that speaks
+against the grade lessens what the others say, where in Grad-CAM it counts as silent.
+
+Dimensions: B knees, C channels, P patch pixels, M networks.
 
 References
 ----------
 Selvaraju et al., Grad-CAM, ICCV 2017, arXiv:1610.02391; per compartment as in Tiulpin et al., Sci Rep 8:1727, 2018.
+Draelos and Carin, HiResCAM, 2020, arXiv:2011.08891.
+Sundararajan, Taly and Yan, Axiomatic attribution for deep networks, ICML 2017, arXiv:1703.01365.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
+
+import cv2
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from deepknee.model import KneeNet, pool
+
+Method = Literal["gradcam", "hirescam", "integrated"]
+METHODS: tuple[Method, ...] = get_args(Method)
+BLUR_MM = 5.0  # standard deviation of the blur that leaves of a knee its shafts, but neither joint space nor spurs
+SMOOTH_MM = 1.5  # of the map of single pixels before its negative part is cut off: gradients alternate along an edge
+STEPS = 32  # points of the path at which gradients are taken
+
+Pair = tuple[Tensor, Tensor]  # of the lateral and the medial compartment
+Chance = Callable[[Sequence[Tensor]], Tensor]  # from what is explained to each knee's probability of its grade, (B,)
+Classify = Callable[[Sequence[Pair]], Tensor]  # from the feature maps of all networks to probabilities, (B, 5)
 
 
 def gradcam(net: KneeNet, features: tuple[Tensor, Tensor], grades: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,6 +76,176 @@ def gradcam(net: KneeNet, features: tuple[Tensor, Tensor], grades: Tensor) -> tu
         for weight, maps in zip(gradients, features, strict=True)
     )
     return lateral, medial
+
+
+def ensemble_gradcam(nets: Sequence[KneeNet], features: Sequence[Pair], grades: Tensor) -> Pair:
+    """Average the Grad-CAM of M networks.
+
+    Parameters
+    ----------
+    nets : sequence of KneeNet
+        In evaluation mode.
+    features : sequence of (Tensor, Tensor), shapes (B, C, h, w)
+        Of each network; the maps of all have the same size.
+    grades : Tensor, shape (B,), int64
+        Grade of each knee that is explained.
+
+    Returns
+    -------
+    lateral, medial : Tensor, shape (B, h, w)
+        0 or more.
+    """
+    cams = [gradcam(net, maps, grades) for net, maps in zip(nets, features, strict=True)]
+    lateral, medial = (torch.stack(maps).mean(0) for maps in zip(*cams, strict=True))
+    return lateral, medial
+
+
+def ensemble_hirescam(features: Sequence[Pair], grades: Tensor, classify: Classify) -> Pair:
+    """Add up the HiResCAM of M networks, then cut off what is negative.
+
+    Parameters
+    ----------
+    features, grades
+        As for `ensemble_gradcam`.
+    classify : callable
+        From the feature maps of all networks to the ensemble's probabilities, (B, 5).
+
+    Returns
+    -------
+    lateral, medial : Tensor, shape (B, h, w)
+        0 or more.
+    """
+    maps = hirescam(lambda flat: _of_grades(classify(_pairs(flat)), grades), _flat(features))
+    return torch.stack(maps[::2]).sum(0).relu(), torch.stack(maps[1::2]).sum(0).relu()
+
+
+def pixel_shares(
+    nets: Sequence[KneeNet],
+    patches: Sequence[Pair],
+    blurred: Sequence[Pair],
+    grades: Tensor,
+    classify: Classify,
+    steps: int = STEPS,
+) -> Pair:
+    """Share a probability out among the pixels of both patches by integrated gradients, all networks together.
+
+    Parameters
+    ----------
+    nets, grades, classify
+        As above.
+    patches, blurred : sequence of (Tensor, Tensor), shapes (B, 1, P, P)
+        What each network sees, and what that is compared with.
+    steps : int
+        As for `integrated_gradients`.
+
+    Returns
+    -------
+    lateral, medial : Tensor, shape (B, P, P)
+        Signed; the sum over both is the probability of `patches` less that of `blurred`.
+    """
+
+    def chance(flat: Sequence[Tensor]) -> Tensor:
+        features = [net.features(*pair) for net, pair in zip(nets, _pairs(flat), strict=True)]
+        return _of_grades(classify(features), grades)
+
+    shares = integrated_gradients(chance, _flat(patches), _flat(blurred), steps)
+    return torch.stack(shares[::2]).sum((0, 2)), torch.stack(shares[1::2]).sum((0, 2))
+
+
+def _flat(pairs: Sequence[Pair]) -> list[Tensor]:
+    return [part for pair in pairs for part in pair]
+
+
+def _pairs(flat: Sequence[Tensor]) -> list[Pair]:
+    return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _of_grades(probabilities: Tensor, grades: Tensor) -> Tensor:
+    return probabilities.gather(1, grades[:, None])[:, 0]
+
+
+def hirescam(chance: Chance, features: Sequence[Tensor]) -> list[Tensor]:
+    """Multiply feature maps by the gradient of a probability, pixel by pixel, and add up the channels.
+
+    Parameters
+    ----------
+    chance : callable
+        From the feature maps to the probability of each knee's grade, (B,).
+    features : sequence of Tensor, shapes (B, C, h, w)
+        Last feature maps, of any number of compartments and networks.
+
+    Returns
+    -------
+    list of Tensor, shapes (B, h, w)
+        Signed.
+    """
+    gradients = _gradients(chance, features)
+    return [(gradient * maps.detach()).sum(1) for gradient, maps in zip(gradients, features, strict=True)]
+
+
+def integrated_gradients(
+    chance: Chance, inputs: Sequence[Tensor], baselines: Sequence[Tensor], steps: int = STEPS
+) -> list[Tensor]:
+    r"""Share the change of a probability out among pixels.
+
+    Parameters
+    ----------
+    chance : callable
+        From the patches to the probability of each knee's grade, (B,); F below.
+    inputs, baselines : sequence of Tensor, shapes (B, ...)
+        Patches x of all networks, and what they are compared with, x'.
+    steps : int
+        Points of the Gauss-Legendre rule that stands for the integral.
+
+    Returns
+    -------
+    list of Tensor, shapes as the inputs
+        :math:`(x - x') \int_0^1 \nabla F(x' + a (x - x')) da`; over all pixels of all inputs they sum to
+        ``F(x) - F(x')``, as far as the rule is exact.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(steps)  # of [-1, 1]
+    ways = [there - start for there, start in zip(inputs, baselines, strict=True)]
+    totals = [torch.zeros_like(way) for way in ways]
+    for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
+        points = [start + float(node) * way for start, way in zip(baselines, ways, strict=True)]
+        for total, gradient in zip(totals, _gradients(chance, points), strict=True):
+            total += float(weight) * gradient
+    return [way * total for way, total in zip(ways, totals, strict=True)]
+
+
+def _gradients(chance: Chance, points: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the gradient of each knee's probability with respect to what it depends on."""
+    with torch.enable_grad():
+        leaves = [point.detach().requires_grad_() for point in points]
+        return torch.autograd.grad(chance(leaves).sum(), leaves)
+
+
+def blur_rois(rois: NDArray[np.uint8], sigma_px: float) -> NDArray[np.uint8]:
+    """Blur ROIs so far that the joint cannot be graded: what a knee is compared with.
+
+    Parameters
+    ----------
+    rois : ndarray, shape (N, S, S), uint8
+        ROIs.
+    sigma_px : float
+        Standard deviation of the Gaussian in pixels; `BLUR_MM` over the ROI's spacing.
+
+    Returns
+    -------
+    ndarray, shape (N, S, S), uint8
+        Borders are repeated outwards.
+    """
+    return np.stack([_gaussian(roi, sigma_px) for roi in rois]) if len(rois) else rois.copy()
+
+
+def smooth_maps(maps: Tensor, sigma_px: float) -> Tensor:
+    """Smooth maps, shape (B, S, S), by a Gaussian of `sigma_px` pixels; nothing lies outside them."""
+    smooth = [_gaussian(one, sigma_px, cv2.BORDER_CONSTANT) for one in maps.float().cpu().numpy()]
+    return torch.from_numpy(np.stack(smooth)).to(maps) if smooth else maps
+
+
+def _gaussian(picture: NDArray, sigma_px: float, border: int = cv2.BORDER_REPLICATE) -> NDArray:
+    return cv2.GaussianBlur(picture, (0, 0), sigma_px, borderType=border)
 
 
 def enlarge(maps: Tensor, size: int) -> Tensor:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # Everything else is imported when it is needed: `deepknee --help` must not wait for torch.
 
+ATTENTION = ("gradcam", "hirescam", "integrated")
 ALL_READ, NOT_WRITTEN, WRONG_USE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
 DESCRIPTION = """\
@@ -57,14 +58,21 @@ outputs, all in DIR
 
 again
   Films that are done are skipped. Read again are: films that failed; files that changed (size or time); all films
-  when the weights, the release or --spacing are others; everything with --overwrite. Films of earlier runs stay in
-  the tables; if they were read with other weights and are not named now, the command refuses.
+  when the weights, the release, --spacing or --attention are others; everything with --overwrite. Films of earlier
+  runs stay in the tables; if they were read with other weights and are not named now, the command refuses.
 
 weights
   --weights DIR is searched for snapshots (*.safetensors) all the way down; all folds of one experiment work together
   as an ensemble. Needed are joint centres (lc), landmarks (hc) and KL grades (kl), one experiment of each; where a
   folder holds several, name the right ones: --weights A --weights B. Without --weights: pretrained/ when it holds
   weights, else the newest demo run (demo/, workdir/), in the current folder, then in the checkout.
+
+attention
+  gradcam         as in the paper: what raised the score of the grade in each network
+  hirescam        what raised the probability of the grade in all networks together; as coarse, as fast
+  integrated      which pixels raised that probability, compared with the knee blurred; fine, and slow: seconds a knee
+  A map that is dark all over says that nothing speaks for the grade. Maps do not show what a reader would see.
+  scripts/evaluate_attention.py measures which map fits a set of networks best.
 
 exit status
   0 all films read   3 some failed, see failures.csv   2 wrong use (paths, options, weights)
@@ -131,6 +139,10 @@ def build_parser() -> argparse.ArgumentParser:
     read.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where networks run (%(default)s)"
     )
+    read.add_argument(
+        "--attention", choices=ATTENTION, default="gradcam",
+        help="how the maps of attention are worked out, see below (%(default)s)",
+    )  # fmt: skip
     read.add_argument("--jobs", type=parse_jobs, default=1, metavar="N", help="films at a time (%(default)s)")
     read.add_argument("--overwrite", action="store_true", help="also read films that are done")
     return parser
@@ -205,8 +217,8 @@ def _read(options: argparse.Namespace) -> int:
         device = choose_device(options.device)
         weights = find_weights(options.weights)
         print(f"weights: {weights}", file=sys.stderr)
-        folder = OutputFolder.by(weights, options.out, options.spacing)
-        make_reader = functools.partial(load_reader, weights, device)
+        folder = OutputFolder.by(weights, options.out, options.spacing, options.attention)
+        make_reader = functools.partial(load_reader, weights, device, options.attention)
         summary = read_films(films, others, folder, make_reader, jobs=options.jobs, overwrite=options.overwrite)
     except (PathsError, DeviceError, WeightsError, FolderError) as error:
         print(f"deepknee read: error: {error}", file=sys.stderr)

@@ -15,7 +15,21 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from deepknee.attention import enlarge, fade_edges, gradcam, normalize_maps
+from deepknee.attention import (
+    BLUR_MM,
+    METHODS,
+    SMOOTH_MM,
+    Method,
+    Pair,
+    blur_rois,
+    enlarge,
+    ensemble_gradcam,
+    ensemble_hirescam,
+    fade_edges,
+    normalize_maps,
+    pixel_shares,
+    smooth_maps,
+)
 from deepknee.conformal import Conformal
 from deepknee.intensity import Intensity, adjust_contrast, plain_patches
 from deepknee.model import GRADES, KneeNet, pool
@@ -93,7 +107,7 @@ class Grade:
     probabilities : ndarray, shape (N, 5), float64
         Of KL 0 to 4; every row sums to 1.
     attention : ndarray, shape (N, S, S), float32
-        Grad-CAM of the likeliest grade on the grid of the ROI, in [0, 1]; 0 outside the patches.
+        Where the likeliest grade comes from, on the grid of the ROI, in [0, 1]; 0 outside the patches.
     members : ndarray, shape (M, N, 5), float64, or None
         Probabilities of each network by itself.
     conformal : Conformal or None
@@ -130,31 +144,47 @@ class Grader:
         At least one; all with the same geometry.
     mode : {"mean", "2018"}
         ``mean``: the mean of the networks' probabilities. ``2018``: the softmax of the sum of their logits, and
-        attention faded at the borders of the patches, as the authors' code does.
+        Grad-CAM faded at the borders of the patches, as the authors' code does.
     device : str or torch.device
         Where the networks run.
+    attention : {"gradcam", "hirescam", "integrated"}
+        How attention is worked out; see `deepknee.attention`.
 
     Raises
     ------
     ValueError
-        No member, or members of different geometry.
+        No member, members of different geometry, or a mode or kind of attention that is not known.
     """
 
-    def __init__(self, members: Sequence[Member], *, mode: Mode = "mean", device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        members: Sequence[Member],
+        *,
+        mode: Mode = "mean",
+        device: str | torch.device = "cpu",
+        attention: Method = "gradcam",
+    ) -> None:
         if mode not in ("mean", "2018"):
             raise ValueError(f"mode is {mode!r}: must be 'mean' or '2018'")
+        if attention not in METHODS:
+            raise ValueError(f"attention is {attention!r}: must be one of {', '.join(METHODS)}")
         if not members:
             raise ValueError("no network to grade with: at least one is needed")
         geometries = list(dict.fromkeys(member.settings.geometry for member in members))
         if len(geometries) > 1:
             raise ValueError(f"networks of different geometry cannot be mixed: {geometries[0]!r} and {geometries[1]!r}")
         self.geometry: PatchGeometry = geometries[0]
-        self.mode, self.device = mode, torch.device(device)
+        self.mode, self.device, self.attention = mode, torch.device(device), attention
         self.members = tuple(Member(member.net.to(self.device).eval(), member.settings) for member in members)
 
     @classmethod
     def from_snapshots(
-        cls, paths: Sequence[Path | str], *, mode: Mode = "mean", device: str | torch.device = "cpu"
+        cls,
+        paths: Sequence[Path | str],
+        *,
+        mode: Mode = "mean",
+        device: str | torch.device = "cpu",
+        attention: Method = "gradcam",
     ) -> Self:
         """Load the networks of an ensemble.
 
@@ -162,7 +192,7 @@ class Grader:
         ----------
         paths : sequence of path_like
             Snapshots of task ``kl``.
-        mode, device
+        mode, device, attention
             As for the class.
 
         Raises
@@ -172,7 +202,7 @@ class Grader:
         ValueError
             No file, or files of different geometry.
         """
-        return cls([load_member(path) for path in paths], mode=mode, device=device)
+        return cls([load_member(path) for path in paths], mode=mode, device=device, attention=attention)
 
     def frame(self, center: Sequence[float] | NDArray[np.float64], spacing_mm: Spacing, side: Side) -> RoiFrame:
         """Lay the ROI that the networks were trained on around a joint; see `PatchGeometry.frame`."""
@@ -220,29 +250,53 @@ class Grader:
 
     @torch.no_grad()
     def _predict(self, rois: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.float64]]:
-        features, logits = [], []
-        for member in self.members:
-            features.append(member.net.features(*self._patches(rois, member.settings.intensity)))
-            logits.append(member.net.classify(*map(pool, features[-1])).double())
-        scaled = [each / member.settings.temperature for each, member in zip(logits, self.members, strict=True)]
-        members = torch.stack(scaled).softmax(2)
-        probabilities = torch.stack(logits).sum(0).softmax(1) if self.mode == "2018" else members.mean(0)
-        attention = self._attention(features, probabilities.argmax(1))
+        features = [member.net.features(*self._patches(rois, member.settings.intensity)) for member in self.members]
+        probabilities, members = self._probabilities(features), self._each(self._logits(features))
+        attention = self._attention(rois, features, probabilities.argmax(1))
         return probabilities.cpu().numpy(), attention.cpu().numpy(), members.cpu().numpy()
 
-    def _patches(self, rois: NDArray[np.uint8], intensity: Intensity) -> tuple[Tensor, Tensor]:
-        adjusted = np.stack([adjust_contrast(roi, intensity.contrast) for roi in rois])[:, None]
-        lateral, medial = plain_patches(self.geometry, torch.from_numpy(adjusted).to(self.device))
+    def _patches(self, rois: NDArray[np.uint8], intensity: Intensity, blur_px: float = 0) -> Pair:
+        adjusted = np.stack([adjust_contrast(roi, intensity.contrast) for roi in rois])
+        shown = blur_rois(adjusted, blur_px) if blur_px else adjusted
+        lateral, medial = plain_patches(self.geometry, torch.from_numpy(shown[:, None]).to(self.device))
         return intensity.standardize(lateral), intensity.standardize(medial)
 
-    def _attention(self, features: list[tuple[Tensor, Tensor]], grades: Tensor) -> Tensor:
-        """Average the networks' maps of the ensemble's grade: (N, S, S)."""
-        cams = [gradcam(member.net, maps, grades) for member, maps in zip(self.members, features, strict=True)]
-        lateral, medial = (enlarge(torch.stack(maps).mean(0), self.geometry.patch) for maps in zip(*cams, strict=True))
-        if self.mode == "2018":
+    def _logits(self, features: Sequence[Pair]) -> Tensor:
+        """Return the logits of each network, (M, N, 5), float64."""
+        parts = zip(self.members, features, strict=True)
+        return torch.stack([member.net.classify(*map(pool, maps)).double() for member, maps in parts])
+
+    def _each(self, logits: Tensor) -> Tensor:
+        """Return the probabilities of each network, (M, N, 5)."""
+        temperatures = [member.settings.temperature for member in self.members]
+        return (logits / logits.new_tensor(temperatures)[:, None, None]).softmax(2)
+
+    def _probabilities(self, features: Sequence[Pair]) -> Tensor:
+        """Return the probabilities of the ensemble, (N, 5)."""
+        logits = self._logits(features)
+        return logits.sum(0).softmax(1) if self.mode == "2018" else self._each(logits).mean(0)
+
+    def _attention(self, rois: NDArray[np.uint8], features: Sequence[Pair], grades: Tensor) -> Tensor:
+        """Work out the ensemble's map of a grade of each knee: (N, S, S)."""
+        nets, merge = [member.net for member in self.members], self.geometry.merge_compartments
+        if self.attention == "integrated":
+            blur_px, smooth_px = (width / self.geometry.spacing_mm for width in (BLUR_MM, SMOOTH_MM))
+            there, blurred = (
+                [self._patches(rois, member.settings.intensity, blur) for member in self.members]
+                for blur in (0, blur_px)
+            )
+            shares = merge(*pixel_shares(nets, there, blurred, grades, self._probabilities))
+            seen = merge(*[torch.ones_like(there[0][0][:, 0])] * 2)
+            return normalize_maps(smooth_maps(shares, smooth_px).relu() * seen)
+        if self.attention == "hirescam":
+            coarse = ensemble_hirescam(features, grades, self._probabilities)
+        else:
+            coarse = ensemble_gradcam(nets, features, grades)
+        lateral, medial = (enlarge(maps, self.geometry.patch) for maps in coarse)
+        if self.mode == "2018" and self.attention == "gradcam":
             # The fading is not symmetric: it acts on the medial map as it lies in the picture.
             lateral, medial = fade_edges(lateral), fade_edges(medial.flip(-1)).flip(-1)
-        return normalize_maps(self.geometry.merge_compartments(lateral, medial))
+        return normalize_maps(merge(lateral, medial))
 
 
 def load_member(path: Path | str) -> Member:

@@ -46,7 +46,8 @@ class OutputFolder:
     root : Path
         The folder, made when missing.
     made_by : dict
-        ``id`` of the weights and release: films that were read by another are read again; ``weights`` and ``code``.
+        ``id`` of the weights, release and kind of attention: films that were read by another are read again;
+        ``weights``, ``code`` and ``attention``.
     spacing_mm : (float, float) or None
         (row, column) spacing that the user gave.
     """
@@ -56,7 +57,7 @@ class OutputFolder:
     spacing_mm: Spacing | None = None
 
     @classmethod
-    def by(cls, weights: Weights, root: Path, spacing_mm: Spacing | None = None) -> Self:
+    def by(cls, weights: Weights, root: Path, spacing_mm: Spacing | None = None, attention: str = "gradcam") -> Self:
         """Return the folder for films that are read with some weights and this code.
 
         Parameters
@@ -67,6 +68,8 @@ class OutputFolder:
             The folder.
         spacing_mm : (float, float), optional
             (row, column) spacing that the user gave.
+        attention : str
+            How the maps are worked out.
 
         Raises
         ------
@@ -76,7 +79,9 @@ class OutputFolder:
         if root.exists() and not root.is_dir():
             raise FolderError(f"{root}: is a file; must be a folder for the outputs")
         code = code_version()
-        made_by = {"id": f"{weights.id}-{code['package']}", "weights": weights.describe(), "code": code}
+        # the paper's maps have no name of their own, so that folders of earlier releases stay valid
+        name = f"{weights.id}-{code['package']}" + ("" if attention == "gradcam" else f"-{attention}")
+        made_by = {"id": name, "weights": weights.describe(), "code": code, "attention": attention}
         return cls(root, made_by, spacing_mm)
 
     def pending(self, films: Sequence[Film], *, overwrite: bool = False) -> list[Film]:
@@ -106,7 +111,7 @@ class OutputFolder:
         asked = {film.key for film in films}
         strange = [record["file"] for key, record in records.items() if key not in asked and not self._ours(record)]
         if strange:
-            number = f"{len(strange)} films read with other weights or another release"
+            number = f"{len(strange)} films read with other weights, another release or another --attention"
             what = f"{self.root}: holds {number}, as {strange[0]}"
             raise FolderError(f"{what}; choose another --out, or name those films too")
         return [film for film in films if overwrite or not self._done(film, records.get(film.key))]

@@ -21,6 +21,7 @@ SPACING_WORDS = {
     "given": "given by the user",
     "none": "none, so nothing on this film is in millimetres",
 }
+ATTENTION_WORDS = {"gradcam": "Grad-CAM", "hirescam": "HiResCAM", "integrated": "integrated gradients"}
 FLAG_WORDS = {
     "implausible_size": "The knee is too large or too small for the film's pixel spacing: check the spacing.",
     "low_confidence": "The knee was found with low confidence.",
@@ -218,8 +219,9 @@ def _failures(failures: Sequence[tuple[str, str]], skipped: Sequence[tuple[str, 
 
 def _foot(made_by: Mapping[str, Any]) -> str:
     return (
+    attention = ATTENTION_WORDS[made_by.get("attention", "gradcam")]
         f"<footer><p>{NOTICE} Knees are shown as on the film; left knees are not mirrored. Circles are the 16 "
-        "landmarks, lines the bones' outlines through them. Attention is Grad-CAM: where the networks found what "
+        f"landmarks, lines the bones' outlines through them. Attention is {attention}: where the networks found what "
         "speaks for the grade, not a proof of disease. Pixel spacing at detector is that of the "
         "detector: a knee appears 5 to 15 % larger there, unless the header says by how much and it was divided out. "
         "Full-size pictures, JSON and CSV lie beside this file.</p>"

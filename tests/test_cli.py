@@ -1,3 +1,4 @@
+import json
 import os
 import runpy
 import subprocess
@@ -22,8 +23,8 @@ def asked(monkeypatch):
         seen["weights"] = folders
         return snapshots()
 
-    def load(found, device):
-        seen["device"] = device
+    def load(found, device, attention):
+        seen.update(device=device, attention=attention)
         return make_reader()
 
     monkeypatch.setattr(weights, "find_weights", find)
@@ -49,7 +50,7 @@ def test_all_read(films, tmp_path, asked, capsys):
     said = capsys.readouterr()
     assert said.out.startswith("2 of 2 films read, 4 knees\nreport: ")
     assert said.err.startswith("weights: ")
-    assert asked == {"weights": None, "device": pipeline.choose_device("auto")}
+    assert asked == {"weights": None, "device": pipeline.choose_device("auto"), "attention": "gradcam"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *("results.csv", "failures.csv", "report.html", "deepknee.json", "knees", "records")
     }
@@ -57,9 +58,21 @@ def test_all_read(films, tmp_path, asked, capsys):
 
 def test_options_reach_their_places(films, tmp_path, asked):
     words = ["--out", tmp_path / "out", "--weights", "a", "--weights", "b", "--device", "cpu", "--spacing", "0.2X0.1"]
+    words += ["--attention", "hirescam"]
     assert read(films / "1.dcm", films / "2.dcm", *words, "--overwrite") == 0
-    assert asked == {"weights": ["a", "b"], "device": "cpu"}
+    assert asked == {"weights": ["a", "b"], "device": "cpu", "attention": "hirescam"}
     assert ",0.2x0.1,detector," in (tmp_path / "out" / "results.csv").read_text()
+
+
+def test_films_are_read_again_for_another_kind_of_attention(films, tmp_path, asked, capsys):
+    read(films, "--out", tmp_path / "out")
+    capsys.readouterr()
+    for method, earlier in (("gradcam", "(2 earlier)"), ("integrated", ""), ("integrated", "(2 earlier)")):
+        assert read(films, "--out", tmp_path / "out", "--attention", method) == 0
+        assert f"2 of 2 films read{' ' * bool(earlier)}{earlier}," in capsys.readouterr().out
+    record = json.loads(next((tmp_path / "out" / "knees").glob("*.json")).read_text())
+    assert record["made_by"]["attention"] == "integrated"
+    assert "Attention is integrated gradients" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_some_failed(films, tmp_path, asked, capsys):
