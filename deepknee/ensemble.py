@@ -204,9 +204,9 @@ class Grader:
         """
         return cls([load_member(path) for path in paths], mode=mode, device=device, attention=attention)
 
-    def frame(self, center: Sequence[float] | NDArray[np.float64], spacing_mm: Spacing, side: Side) -> RoiFrame:
-        """Lay the ROI that the networks were trained on around a joint; see `PatchGeometry.frame`."""
-        return self.geometry.frame(center, spacing_mm, side)
+    def frame(self, landmarks: NDArray[np.float64], spacing_mm: Spacing, side: Side) -> RoiFrame:
+        """Lay the ROI that the networks were trained on around a knee; see `PatchGeometry.frame_of`."""
+        return self.geometry.frame_of(landmarks, spacing_mm, side)
 
     def predict(self, rois: NDArray[np.uint8]) -> Grade:
         """Grade knees.
@@ -256,7 +256,7 @@ class Grader:
         return probabilities.cpu().numpy(), attention.cpu().numpy(), members.cpu().numpy()
 
     def _patches(self, rois: NDArray[np.uint8], intensity: Intensity, blur_px: float = 0) -> Pair:
-        adjusted = np.stack([adjust_contrast(roi, intensity.contrast) for roi in rois])
+        adjusted = np.stack([adjust_contrast(roi, intensity.contrast, self.geometry) for roi in rois])
         shown = blur_rois(adjusted, blur_px) if blur_px else adjusted
         lateral, medial = plain_patches(self.geometry, torch.from_numpy(shown[:, None]).to(self.device))
         return intensity.standardize(lateral), intensity.standardize(medial)

@@ -27,6 +27,7 @@ FLAG_WORDS = {
     "low_confidence": "The knee was found with low confidence.",
     "nominal_scale": "The film carries no pixel spacing; its scale was guessed from the size of the knee.",
     "reversed_columns": "The header says that the film is seen from behind: check left and right.",
+    "dark_bone": "Bone is dark on this picture; it was read inverted.",
     "roi_outside_film": "Part of the knee lies outside the film.",
     "side_from_name": "Left or right was taken from the file name.",
     "side_from_image": "Left or right was judged from the picture; the file does not say.",
@@ -218,8 +219,8 @@ def _failures(failures: Sequence[tuple[str, str]], skipped: Sequence[tuple[str, 
 
 
 def _foot(made_by: Mapping[str, Any]) -> str:
-    return (
     attention = ATTENTION_WORDS[made_by.get("attention", "gradcam")]
+    return (
         f"<footer><p>{NOTICE} Knees are shown as on the film; left knees are not mirrored. Circles are the 16 "
         f"landmarks, lines the bones' outlines through them. Attention is {attention}: where the networks found what "
         "speaks for the grade, not a proof of disease. Pixel spacing at detector is that of the "
