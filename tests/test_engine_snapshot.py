@@ -8,7 +8,14 @@ import torch
 from torch import nn
 
 from kneel.engine import snapshot
-from kneel.engine.snapshot import SnapshotError, code_version, load_snapshot, load_training_state, save_snapshot
+from kneel.engine.snapshot import (
+    SnapshotError,
+    code_version,
+    load_snapshot,
+    load_training_state,
+    save_snapshot,
+    update_snapshot,
+)
 
 META = {"task": "kl", "model": {"width": 64}, "metrics": {"kappa": 0.83, "auc": None}}
 
@@ -166,3 +173,34 @@ def test_a_checkout_that_does_not_hold_this_code_is_not_quoted(tmp_path, monkeyp
     snapshot._git(tmp_path, "init")
     monkeypatch.setattr(snapshot, "__file__", str(environment))
     assert code_version.__wrapped__()["commit"] is None
+
+
+@pytest.mark.parametrize("training", [None, ({"momentum": torch.ones(3)}, {"epoch": 2})])
+def test_metadata_are_written_anew_and_weights_stay_byte_for_byte(tmp_path, training):
+    path = tmp_path / "best.safetensors"
+    save_snapshot(path, weights(), META, training_state=training)
+
+    def body():
+        data = path.read_bytes()
+        return data[8 + int.from_bytes(data[:8], "little") :]
+
+    before = body()
+    update_snapshot(path, {"temperature": 1.25, "metrics": None})
+    assert body() == before
+    state, meta = load_snapshot(path)
+    assert equal(state, weights())
+    assert meta == {**META, "temperature": 1.25, "metrics": None}
+    assert json.loads(path.with_suffix(".json").read_text())["temperature"] == 1.25
+    if training:
+        tensors, settings = load_training_state(path)
+        assert equal(tensors, training[0])
+        assert settings == training[1]
+
+
+def test_metadata_that_cannot_be_written_leave_the_snapshot_as_it_was(tmp_path):
+    path = tmp_path / "best.safetensors"
+    save_snapshot(path, weights(), META)
+    before = path.read_bytes()
+    with pytest.raises(SnapshotError, match="not JSON"):
+        update_snapshot(path, {"temperature": float("nan")})
+    assert path.read_bytes() == before

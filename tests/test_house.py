@@ -12,8 +12,9 @@ ALLOWED = {
     "kneel.imaging": {"kneel.imaging"},
     "kneel.phantom": {"kneel.phantom", "kneel.imaging"},
     "kneel.engine": {"kneel.engine"},
-    "kneel": {"kneel", "kneel.imaging", "kneel.engine"},
-    "deepknee": {"deepknee", "kneel.imaging", "kneel.engine"},
+    "kneel.bootstrap": {"kneel.bootstrap"},  # the one bootstrap over subjects, for the evaluations of both packages
+    "kneel": {"kneel", "kneel.imaging", "kneel.engine", "kneel.bootstrap"},
+    "deepknee": {"deepknee", "kneel.imaging", "kneel.engine", "kneel.bootstrap"},
 }
 MODULES = sorted([*ROOT.glob("kneel/**/*.py"), *ROOT.glob("deepknee/**/*.py")])
 

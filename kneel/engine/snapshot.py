@@ -155,6 +155,29 @@ def load_training_state(path: Path | str) -> tuple[dict[str, torch.Tensor], dict
     return state, content["training"]
 
 
+def update_snapshot(path: Path, changes: Mapping[str, Any]) -> None:
+    """
+    Write some metadata of a snapshot anew; weights and training state stay as they are, byte for byte.
+
+    Parameters
+    ----------
+    path
+        File that :func:`save_snapshot` wrote; replaced as a whole.
+    changes
+        Top-level keys of the metadata and their new values.
+
+    Raises
+    ------
+    SnapshotError
+        As :func:`load_snapshot` and :func:`save_snapshot`; the file is then as it was.
+    """
+    tensors, content = _read(path)
+    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(_STATE)}
+    state = {name.removeprefix(_STATE): tensor for name, tensor in tensors.items() if name.startswith(_STATE)}
+    training = None if content["training"] is None else (state, content["training"])
+    save_snapshot(path, weights, {**content["meta"], **changes}, training_state=training)
+
+
 @functools.cache
 def code_version() -> dict[str, Any]:
     """
