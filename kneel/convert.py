@@ -8,16 +8,14 @@ tensors.
 from __future__ import annotations
 
 import hashlib
-import pickle
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from kneel.engine.foreign import ConversionError, check_state, first_line, load_plain, state_dict_in
 from kneel.engine.snapshot import code_version
 from kneel.experiment import LandmarkExperiment
 from kneel.network import LandmarkNet, build_network, network_arguments
@@ -25,10 +23,6 @@ from kneel.shape import MeanShape
 from kneel.train import LANDMARKS
 
 ALIKE = 1e-3  # channels of a grey picture differ by less, on the 0..255 scale
-
-
-class ConversionError(ValueError):
-    """A file of the authors that cannot be converted; names the file and the key."""
 
 
 def read_fold(path: Path) -> dict[str, Tensor]:
@@ -49,24 +43,11 @@ def read_fold(path: Path) -> dict[str, Tensor]:
     ConversionError
         The file cannot be read without running code, or holds no network.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about odd pickles, just before they are refused
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ConversionError(f"{path}: cannot be read: {error.strerror}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ConversionError(
-            f"{path}: no file of plain tensors ({_first_line(error)}); needed is {{'model': state dict}}, "
-            "and a pickled session is not opened, because opening it would run its code"
-        ) from error
+    content = load_plain(path, "{'model': state dict}")
     if not isinstance(content, dict) or "model" not in content:
         found = ", ".join(map(str, list(content)[:4])) if isinstance(content, dict) else type(content).__name__
         raise ConversionError(f"{path}: no key 'model'; found {found}")
-    model = content["model"]
-    if not isinstance(model, dict) or not all(isinstance(value, Tensor) for value in model.values()):
-        raise ConversionError(f"{path}: key 'model': must be a state dict, names with tensors")
-    return {str(name).removeprefix("module."): value for name, value in model.items()}
+    return state_dict_in(content["model"], f"{path}: key 'model'")
 
 
 def read_mean_std(path: Path) -> tuple[float, float]:
@@ -92,7 +73,7 @@ def read_mean_std(path: Path) -> tuple[float, float]:
     except OSError as error:
         raise ConversionError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, EOFError) as error:
-        raise ConversionError(f"{path}: no plain .npy file: {_first_line(error)}") from error
+        raise ConversionError(f"{path}: no plain .npy file: {first_line(error)}") from error
     if values.ndim != 2 or values.shape[0] != 2 or values.dtype.kind != "f" or not np.isfinite(values).all():
         raise ConversionError(
             f"{path}: holds {values.dtype} of shape {values.shape}: must be 2 rows, mean and std, a column a channel"
@@ -136,17 +117,7 @@ def build(path: Path, experiment: LandmarkExperiment, mean_std: tuple[float, flo
     net = build_network(arguments)
     state, needed = read_fold(path), net.net.state_dict()
     advice = f"is {experiment.task}, {settings.block}, width {settings.width}, se_ratio {settings.se_ratio} its model?"
-    for name, tensor in needed.items():
-        if name not in state:
-            raise ConversionError(f"{path}: model: no key {name!r}; {advice}")
-        if state[name].shape != tensor.shape:
-            shapes = f"shape {tuple(state[name].shape)}, needed {tuple(tensor.shape)}"
-            raise ConversionError(f"{path}: model.{name}: {shapes}; {advice}")
-        if not torch.isfinite(state[name]).all():
-            raise ConversionError(f"{path}: model.{name}: holds values that are not finite")
-    unknown = [name for name in state if name not in needed]
-    if unknown:
-        raise ConversionError(f"{path}: model: unknown key {unknown[0]!r}; {advice}")
+    check_state(state, needed, path, advice, key="model")
     net.net.load_state_dict(state)
     return net.eval(), arguments
 
@@ -210,7 +181,3 @@ def describe(
     if shape is not None:
         described["shape"] = {"points": shape.points.round(4).tolist(), "residual": round(shape.residual, 4)}
     return described
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
