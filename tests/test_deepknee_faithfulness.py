@@ -1,0 +1,152 @@
+import numpy as np
+import pytest
+from oracle import SHAPE_MM
+
+from deepknee.faithfulness import (
+    area_under,
+    joint_band,
+    perturbation_curves,
+    random_map,
+    seen_pixels,
+    share_inside,
+)
+from deepknee.patches import PatchGeometry
+
+SIZE = 40
+
+
+def predict(rois: np.ndarray) -> np.ndarray:
+    """A grader whose probability of KL 3 is the mean brightness of a square of 10 x 10 pixels."""
+    bright = rois[:, 10:20, 10:20].mean((1, 2)) / 255
+    chances = np.zeros((len(rois), 5))
+    chances[:, 3], chances[:, 0] = bright, 1 - bright
+    return chances
+
+
+@pytest.fixture
+def knee() -> dict:
+    """A white square on grey, whose blurred picture is black; everything is seen."""
+    roi = np.full((SIZE, SIZE), 90, np.uint8)
+    roi[10:20, 10:20] = 255
+    seen = np.ones((SIZE, SIZE), bool)
+    return {"predict": predict, "roi": roi, "blurred": np.zeros_like(roi), "grade": 3, "seen": seen, "steps": 16}
+
+
+def heat_of_square() -> np.ndarray:
+    heat = np.zeros((SIZE, SIZE))
+    heat[10:20, 10:20] = np.arange(1, 101).reshape(10, 10)
+    return heat
+
+
+def test_curves_of_a_perfect_and_of_the_worst_map(knee: dict) -> None:
+    """The square is a sixteenth of the ROI: the first of 16 steps takes all of it, or the last."""
+    curves = perturbation_curves(**knee, heat=heat_of_square(), rng=np.random.default_rng(0))
+    np.testing.assert_allclose(curves[0], [1] + 16 * [0])
+    np.testing.assert_allclose(curves[1], [0] + 16 * [1])
+    np.testing.assert_allclose([area_under(curve) for curve in curves], [1 / 32, 31 / 32])
+    curves = perturbation_curves(**knee, heat=-heat_of_square(), rng=np.random.default_rng(0))
+    assert area_under(curves[0]) > 0.95
+    np.testing.assert_allclose(area_under(curves[1]), 1 - area_under(curves[0]))
+
+
+def test_curves_by_taking_pixels_one_by_one(knee: dict) -> None:
+    """Brute force over an order without ties, with some pixels out of play."""
+    rng = np.random.default_rng(1)
+    knee["roi"] = rng.integers(0, 256, (SIZE, SIZE), np.uint8)
+    knee["blurred"] = rng.integers(0, 256, (SIZE, SIZE), np.uint8)
+    knee["seen"][:, 15:] = False
+    heat = rng.random((SIZE, SIZE))
+    pixels = sorted(np.argwhere(knee["seen"]).tolist(), key=lambda pixel: -heat[tuple(pixel)])
+    gone, back = knee["roi"].copy(), knee["roi"].copy()
+    back[knee["seen"]] = knee["blurred"][knee["seen"]]
+    expected = [(predict(gone[None])[0, 3], predict(back[None])[0, 3])]
+    for number, (y, x) in enumerate(pixels, 1):
+        gone[y, x], back[y, x] = knee["blurred"][y, x], knee["roi"][y, x]
+        if number % 150 == 0:
+            expected.append((predict(gone[None])[0, 3], predict(back[None])[0, 3]))
+    curves = perturbation_curves(**{**knee, "steps": 4}, heat=heat, rng=rng)
+    np.testing.assert_allclose(np.transpose(curves), expected)
+
+
+def test_ends_meet_whatever_the_map(knee: dict) -> None:
+    knee["seen"][:5] = False
+    deletion, insertion = perturbation_curves(**knee, heat=heat_of_square(), rng=np.random.default_rng(0))
+    assert deletion[0] == insertion[-1] == predict(knee["roi"][None])[0, 3]
+    assert deletion[-1] == insertion[0]
+
+
+def test_a_map_of_zeros_takes_pixels_at_random(knee: dict) -> None:
+    """Not from the top: the curve is the straight line, but for chance."""
+    deletion, insertion = perturbation_curves(**knee, heat=np.zeros((SIZE, SIZE)), rng=np.random.default_rng(0))
+    line = np.linspace(0, 1, 17)
+    assert np.abs(deletion - (1 - line)).max() < 0.15
+    assert np.abs(insertion - line).max() < 0.15
+    other = perturbation_curves(**knee, heat=np.zeros((SIZE, SIZE)), rng=np.random.default_rng(1))[0]
+    assert (other != deletion).any()
+
+
+def test_curves_refuse_what_does_not_fit(knee: dict) -> None:
+    with pytest.raises(ValueError, match=r"shapes are \[\(3, 3\), \(40, 40\)\], 1600 pixels seen"):
+        perturbation_curves(**knee, heat=np.zeros((3, 3)), rng=np.random.default_rng(0))
+    knee["seen"][:] = False
+    with pytest.raises(ValueError, match="0 pixels seen"):
+        perturbation_curves(**knee, heat=heat_of_square(), rng=np.random.default_rng(0))
+
+
+def test_area_of_a_line_and_of_many() -> None:
+    np.testing.assert_allclose(area_under([[0, 0.5, 1], [1, 1, 1], [1, 0, 0]]), [0.5, 1, 0.25])
+
+
+def test_random_maps_are_coarse_seeded_and_in_range() -> None:
+    rng = np.random.default_rng(0)
+    first, second = random_map(60, 10, rng), random_map(60, 10, rng)
+    assert first.shape == (60, 60)
+    assert first.min() >= 0
+    assert first.max() <= 1
+    assert (first != second).any()
+    np.testing.assert_array_equal(first, random_map(60, 10, np.random.default_rng(0)))
+    assert np.abs(np.diff(first, axis=1)).max() < 1 / 10 + 1e-6  # bilinear between values 10 pixels apart
+
+
+def test_seen_pixels_are_those_of_the_patches() -> None:
+    found = seen_pixels(PatchGeometry(roi_mm=50.0, roi_px=140, crop=136, patch=64, top=40))
+    expected = np.zeros((140, 140), bool)
+    expected[42:106, 2:66] = expected[42:106, 74:138] = True
+    np.testing.assert_array_equal(found, expected)
+
+
+def straight_knee() -> np.ndarray:
+    """A joint space from y = 30 to y = 36, x = 10 to 50: the tibia is 40 wide."""
+    tibia = [(x, 36.0) for x in np.linspace(10, 50, 9)]
+    return np.array(tibia + [(x, 30.0) for x in np.linspace(10, 50, 7)])
+
+
+@pytest.mark.parametrize(("margin", "expected"), [(0.0, 41 * 7), (0.05, None)])
+def test_band_of_a_straight_joint(margin: float, expected: int | None) -> None:
+    band = joint_band(straight_knee(), 60, margin)
+    y, x = np.mgrid[:60, :60]
+    away = np.hypot(np.maximum(0, np.maximum(10 - x, x - 50)), np.maximum(0, np.maximum(30 - y, y - 36)))
+    np.testing.assert_array_equal(band, away <= 40 * margin)
+    assert expected is None or band.sum() == expected
+
+
+def test_band_holds_a_knee_in_both_directions_and_where_bones_overlap() -> None:
+    knee = SHAPE_MM + 60
+    band, turned = joint_band(knee, 120), joint_band(knee * (-1, 1) + (119, 0), 120)
+    np.testing.assert_array_equal(turned, band[:, ::-1])
+    assert band[59, 40]  # between condyle and plateau
+    assert band[64, 40]  # 2 mm below the plateau
+    assert not band[75, 40]
+    assert not band[40, 40]
+    overlapping = straight_knee()
+    overlapping[13:, 1] = 40.0  # the medial femur below the tibial line
+    assert joint_band(overlapping, 60, 0.0)[38, 45]
+
+
+def test_share_of_attention_inside() -> None:
+    heat = np.zeros((4, 4), np.float32)
+    heat[0, 0], heat[3, 3] = 3, 1
+    region = np.zeros((4, 4), bool)
+    region[:2] = True
+    assert share_inside(heat, region) == 0.75
+    assert np.isnan(share_inside(np.zeros((4, 4)), region))
