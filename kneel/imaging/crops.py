@@ -19,7 +19,7 @@ from kneel.imaging.radiograph import RadiographError
 from kneel.imaging.schema import LANDMARKS, AnnotationError
 
 _POINTS = tuple(f"{axis}{number}" for number in range(len(LANDMARKS)) for axis in "xy")
-_COLUMNS = ("file", "subject_id", "side", "kl", "split", "mm_per_px", "inverted", *_POINTS)
+COLUMNS = ("file", "subject_id", "side", "kl", "split", "mm_per_px", "inverted", *_POINTS)
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,9 @@ def read_crops(table: str | os.PathLike[str], images: str | os.PathLike[str]) ->
     """
     with Path(table).open(newline="", encoding="utf-8") as stream:
         rows = csv.DictReader(stream)
-        missing = [name for name in _COLUMNS if name not in (rows.fieldnames or ())]
+        missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
         if missing:
-            raise AnnotationError(f"{table}: no column {', '.join(missing)}; needs {', '.join(_COLUMNS)}")
+            raise AnnotationError(f"{table}: no column {', '.join(missing)}; needs {', '.join(COLUMNS)}")
         return [_parse(row, Path(images), f"{table}, line {number}") for number, row in enumerate(rows, start=2)]
 
 

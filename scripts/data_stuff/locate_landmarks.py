@@ -1,0 +1,131 @@
+#!/usr/bin/env python
+"""Find the 16 landmarks of every knee of a graded folder {0..4}/{subject}{L or R}.png, for grading that follows them.
+
+Writes DIR/landmarks.csv (columns of kneel/imaging/crops.py, and the networks' confidence, flags and id) beside the five
+folders, and DIR/landmarks_problems.csv with every knee that was not found. Started again, it goes on where it stopped.
+Research use only. Not a medical device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import sys
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from deepknee.patches import TIBIAL_WIDTH_MM
+from deepknee.polarity import has_dark_bone, inverted
+from deepknee.sources import LANDMARK_TABLE, DatasetError, graded_files
+from deepknee.weights import WeightsError, find_weights
+from kneel.imaging.crops import COLUMNS
+from kneel.imaging.dicom import read_radiograph
+from kneel.imaging.geometry import Side
+from kneel.imaging.preparing import Problem, exit_status, run_tasks, write_table
+from kneel.imaging.radiograph import RadiographError
+from kneel.localize import KneeLocalizer
+
+MORE = ("confidence", "flags", "weights")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One picture, and the networks to look with."""
+
+    path: Path
+    weights: str
+    lc: tuple[Path, ...]
+    hc: tuple[Path, ...]
+
+
+def main() -> int:
+    """Locate; 0 all knees found, 1 some not, 2 nothing done."""
+    given = parse()
+    return exit_status("locate_landmarks", given.jobs, lambda: locate_folder(given), (DatasetError, WeightsError))
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="holds the folders 0 to 4")
+    parser.add_argument("--weights", type=Path, action="append", help="folder of snapshots (default: pretrained/)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes (default: %(default)s)")
+    return parser.parse_args()
+
+
+def locate_folder(given: argparse.Namespace) -> bool:
+    """Locate what is not located yet; say whether every knee has its landmarks."""
+    weights, pictures = find_weights(given.weights), graded_files(given.images)
+    table = given.images / LANDMARK_TABLE
+    part = table.with_name(table.name + ".part")
+    names = {picture.relative_to(given.images).as_posix(): picture for picture in pictures}
+    rows = {name: row for name, row in stored(table, part, weights.id).items() if name in names}
+    networks = weights.id, tuple(weights.paths("lc")), tuple(weights.paths("hc"))
+    tasks = [Task(picture, *networks) for name, picture in names.items() if name not in rows]
+    problems = []
+    with part.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, [*COLUMNS, *MORE], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows.values())
+        found = run_tasks(locate, tasks, given.jobs)
+        for row in tqdm(found, "knees", len(tasks), disable=None):
+            if isinstance(row, Problem):
+                problems.append(row)
+            else:
+                writer.writerow(row)
+                stream.flush()
+    os.replace(part, table)
+    write_table(table.with_name("landmarks_problems.csv"), Problem, sorted(problems, key=lambda problem: problem.film))
+    print(f"{len(names) - len(problems)} of {len(names)} knees have landmarks: {table}")
+    return not problems
+
+
+def stored(table: Path, part: Path, weights: str) -> dict[str, dict[str, str]]:
+    """Return the rows that the same networks wrote before, by file."""
+    rows: dict[str, dict[str, str]] = {}
+    for path in (table, part):
+        if path.is_file():
+            with path.open(newline="", encoding="utf-8") as stream:
+                whole = [row for row in csv.DictReader(stream) if row.get("weights") == weights]
+            rows |= {row["file"]: row for row in whole}
+    return rows
+
+
+def locate(task: Task) -> dict[str, str] | Problem:
+    """Find the landmarks of the knee that the file's name tells the side of."""
+    path, subject = task.path, task.path.stem[:-1]
+    side: Side = "L" if task.path.stem[-1] == "L" else "R"
+    file = f"{path.parent.name}/{path.name}"
+    try:
+        radiograph = read_radiograph(path)
+    except RadiographError as error:
+        return Problem(subject, side, file, "missing", str(error))
+    dark = has_dark_bone(np.asarray(radiograph.pixels))
+    named = replace(inverted(radiograph) if dark else radiograph, laterality=side)
+    knees = [knee for knee in localizer(task.lc, task.hc).locate(named) if knee.side == side]
+    if not knees:
+        return Problem(subject, side, file, "missing", "no such knee was found; take the picture away, or annotate it")
+    knee = knees[0]
+    width = float(np.linalg.norm(knee.landmarks[8] - knee.landmarks[0]))
+    points = [f"{value:.3f}" for value in knee.landmarks.ravel()]
+    kl, size, polarity = path.parent.name, f"{TIBIAL_WIDTH_MM / width:.5f}", str(int(dark))
+    values = [file, subject, side, kl, path.parent.parent.name, size, polarity, *points]
+    more = [f"{knee.confidence:.4f}", ";".join(knee.flags), task.weights]
+    return dict(zip([*COLUMNS, *MORE], [*values, *more], strict=True))
+
+
+@cache
+def localizer(lc: tuple[Path, ...], hc: tuple[Path, ...]) -> KneeLocalizer:
+    """Load the networks once a process; processes share the cores, so each has one thread."""
+    torch.set_num_threads(1)
+    return KneeLocalizer.from_snapshots(lc, hc)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""From a graded folder to landmarks to ROIs that follow them, with the networks that ship."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from deepknee.dataset import load_knees
+from deepknee.patches import PatchGeometry, joint_middle
+from deepknee.sources import DatasetError, GradedFolderSource
+from kneel.imaging.crops import read_crops
+from kneel.imaging.geometry import RoiFrame, mirror_points
+from kneel.imaging.radiograph import normalize_percentiles
+from kneel.metrics import radial_errors
+from kneel.phantom.render import FilmSpec, render_film
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "data_stuff" / "locate_landmarks.py"
+SPACING_MM = 0.45
+FOLLOWING = PatchGeometry(follow="landmarks", roi_mm=98.75, roi_px=200, crop=200, patch=100, top=50)
+
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory):
+    """A right knee, its mirror image as a left one with dark bone, and noise; the truth of the first."""
+    folder = tmp_path_factory.mktemp("graded") / "val"
+    for grade in range(5):
+        (folder / str(grade)).mkdir(parents=True)
+    film = render_film(FilmSpec(800, 600, 0.3, (("R", 2),)), np.random.default_rng(900))
+    (knee,) = film.knees
+    frame = RoiFrame.around(knee.center, 224 * SPACING_MM, (0.3, 0.3), side="R", roi_spacing_mm=SPACING_MM)
+    picture = frame.crop((normalize_percentiles(film.pixels) * 255).astype(np.uint8))
+    cv2.imwrite(str(folder / "2" / "7R.png"), picture)
+    cv2.imwrite(str(folder / "2" / "8L.png"), 255 - picture[:, ::-1])
+    cv2.imwrite(str(folder / "0" / "9R.png"), np.random.default_rng(0).integers(0, 256, (224, 224), np.uint8))
+    return folder, frame.to_roi(knee.landmarks)
+
+
+def locate(folder):
+    return subprocess.run([sys.executable, SCRIPT, "--images", folder], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_from_pictures_to_rois(graded):
+    folder, truth = graded
+    with pytest.raises(DatasetError, match=r"landmarks\.csv: missing.*locate_landmarks\.py --images"):
+        load_knees(folder, GradedFolderSource(source="graded_folder"), FOLLOWING, "film")
+    done = locate(folder)
+    assert done.returncode == 1, done.stderr
+    assert "2 of 3 knees have landmarks" in done.stdout
+    problems = pd.read_csv(folder / "landmarks_problems.csv", dtype=str)
+    assert problems[["subject_id", "side", "film", "kind"]].values.tolist() == [["9", "R", "0/9R.png", "missing"]]
+
+    right, left = sorted(read_crops(folder / "landmarks.csv", folder), key=lambda crop: crop.side, reverse=True)
+    assert (right.subject_id, right.side, right.kl, right.inverted) == ("7", "R", 2, False)
+    assert (left.subject_id, left.side, left.kl, left.inverted) == ("8", "L", 2, True)
+    assert radial_errors(right.points, truth, SPACING_MM).mean() < 3
+    np.testing.assert_allclose(mirror_points(left.points, 224), right.points, atol=0.01)
+
+    with pytest.raises(DatasetError, match=r"9R\.png: not in the table of landmarks"):
+        load_knees(folder, GradedFolderSource(source="graded_folder"), FOLLOWING, "film")
+    (folder / "0" / "9R.png").unlink()
+    knees = load_knees(folder, GradedFolderSource(source="graded_folder"), FOLLOWING, "film")
+    np.testing.assert_allclose(knees.rois[0].astype(int), knees.rois[1], atol=2)  # mirrored and righted
+    middle = FOLLOWING.frame_of(right.points, (1, 1), "R").to_roi(joint_middle(right.points))
+    np.testing.assert_allclose(middle, (99.5, 99.5))
+
+    table = (folder / "landmarks.csv").read_text()
+    kept = table.replace(table.splitlines()[1].split(",")[7], "12.345")  # a row that is there is not located again
+    (folder / "landmarks.csv").write_text(kept)
+    assert locate(folder).returncode == 0
+    assert (folder / "landmarks.csv").read_text() == kept
+    assert not list(folder.glob("*.part"))
