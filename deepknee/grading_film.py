@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from deepknee.boxes import BOX_MM
 from deepknee.grading_plan import AskedKnee, RoiTask
-from deepknee.rois import RoiRow
+from deepknee.roi_row import RoiRow
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.geometry import RoiFrame, Side, Spacing
 from kneel.imaging.oai import detector_spacing

@@ -201,16 +201,16 @@ def plan_all(download: Download, readings: Readings) -> Plan:
         planner.take(film, None)
     known = {(choice.subject_id, choice.visit) for choice in asked}
     visits = {visit for _, visit in known}
-    for key in readings.grades:
+    for key, grade in readings.grades.items():
         if key.visit in visits and (key.subject_id, key.visit) not in known:
-            why = f"film missing: {download.where} knows none (visit {key.visit})"
-            planner.refuse(key.subject_id, key.side, "", why)
-    left = len(download.choices) - len(asked)
-    if left:
-        others = ", ".join(sorted({choice.visit for choice in download.choices} - readings.visits))
-        planner.note(
-            "", "", "", f"{left} films of visits {others} were not asked for: the readings have no grades of them"
-        )
+            why = grade.reason or f"film missing: {download.where} knows none"  # whom nobody filmed nobody read
+            planner.refuse(key.subject_id, key.side, "", f"{why} (visit {key.visit})")
+    filmed = {choice.visit for choice in download.choices}
+    for one_sided, what in ((filmed - readings.visits, "readings"), (readings.visits - filmed, "films")):
+        if one_sided:
+            planner.note(
+                "", "", "", f"visit {', '.join(sorted(one_sided))}: not asked for, as there are no {what} of it"
+            )
     return planner.plan()
 
 

@@ -1,7 +1,7 @@
 """Films with graded knees -> ROIs and tables, which ``data: {source: graded_rois}`` of an experiment reads.
 
 ======================================  ================================================================================
-``knees.csv``                           the knees that are there, one a row (`deepknee.rois.RoiRow`)
+``knees.csv``                           the knees that are there, one a row (`deepknee.roi_row.RoiRow`)
 ``rois/{kl}/{subject}_V{visit}_{side}.png``  their pictures
 ``problems.csv``                        knees that are not there, each with its reason, and decisions
 ``records/{film}.json``                 what is finished, for the next run to go on from
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from deepknee.grading_film import ROIS, Locate, RoiRecord, RoiSize, cut_rois, request_of
 from deepknee.grading_plan import Plan, RoiTask
-from deepknee.rois import KNEES, RoiRow
+from deepknee.roi_row import KNEES, RoiRow
 from kneel.imaging.preparing import Problem, picture_fault, run_tasks, write_table, write_whole
 
 PROBLEMS, RECORDS = "problems.csv", "records"

@@ -278,6 +278,8 @@ def _text(value: object) -> str:
         value = value.decode("latin-1")
     if value is None or value != value:
         return ""
+    if isinstance(value, float) and 0 < value < 1e-70:
+        value = 0.0  # pandas reads the zero of a SAS transport file as 5.4e-79
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text = str(value).strip()

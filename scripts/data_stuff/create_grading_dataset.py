@@ -25,48 +25,56 @@ import hashlib
 import multiprocessing
 import sys
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from deepknee.boxes import ListError, read_lists
 from deepknee.downloads import OPEN, DownloadError
 from deepknee.grading_film import Joint, Locate, RoiSize
 from deepknee.grading_plan import Plan, plan_all, plan_listed
-from deepknee.grading_set import KNEES, PROBLEMS, GradingSet, prepare_grading_set
-from deepknee.pipeline import DEVICES, DeviceError, choose_device
+from deepknee.grading_set import PROBLEMS, GradingSet, prepare_grading_set
 from deepknee.readings import COLUMNS, Columns, ReadingsError, read_readings
-from deepknee.weights import WeightsError, find_weights
+from deepknee.roi_row import KNEES
 from kneel.imaging.oai import ContentsError
 from kneel.imaging.preparing import exit_status, tell_problem
 from kneel.imaging.radiograph import Radiograph
-from kneel.localize import KneeLocalizer
 
 NAME = "create_grading_dataset"
 SHOWN = 20  # problems of a kind on the terminal
-REFUSALS = (
-    ContentsError,
-    DownloadError,
-    ReadingsError,
-    ListError,
-    WeightsError,
-    DeviceError,
-    argparse.ArgumentTypeError,
-)
+
+
+class NetworksError(ValueError):
+    """Networks that cannot be had."""
+
+
+REFUSALS = (ContentsError, DownloadError, ReadingsError, ListError, NetworksError, argparse.ArgumentTypeError)
 
 
 class Networks:
-    """Finds knees with our own networks, which every process loads for itself on first use."""
+    """Finds knees with our own networks, which every process loads for itself on first use.
+
+    torch is imported here and not above: without networks no process needs it.
+    """
 
     def __init__(self, folders: list[Path] | None, device: str) -> None:
-        weights = find_weights(folders)
-        self.lc, self.hc, self.device = weights.paths("lc"), weights.paths("hc"), choose_device(device)
+        from deepknee.pipeline import DeviceError, choose_device
+        from deepknee.weights import WeightsError, find_weights
+
+        try:
+            weights, self.device = find_weights(folders), choose_device(device)
+        except (WeightsError, DeviceError) as error:
+            raise NetworksError(str(error)) from error
+        self.lc, self.hc = weights.paths("lc"), weights.paths("hc")
         digests = [snapshot.sha256 for snapshot in weights.snapshots if snapshot.task in ("lc", "hc")]
         self.id = hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()[:16]
-        self.localizer: KneeLocalizer | None = None
+        self.localizer: Any = None
 
     def __call__(self, radiograph: Radiograph) -> list[Joint]:
         """Return the knees of a film."""
         if self.localizer is None:
+            import torch
+
+            from kneel.localize import KneeLocalizer
+
             if multiprocessing.parent_process() is not None:
                 torch.set_num_threads(1)  # there is a process for every core
             self.localizer = KneeLocalizer.from_snapshots(self.lc, self.hc, device=self.device)
@@ -148,7 +156,10 @@ def parse() -> argparse.Namespace:
         help="without --split: folders of networks (default: as deepknee read)",
     )
     where.add_argument(
-        "--device", choices=DEVICES, default="auto", help="where the networks run (default: %(default)s)"
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where the networks run (default: %(default)s)",
     )
     table = parser.add_argument_group("columns of the readings, in whatever case")
     table.add_argument("--id_column", metavar="NAME", help="subject (default: OAI ID, MOST MOSTID)")

@@ -1,6 +1,6 @@
 """Write phantom films laid out like the OAI download: OAI_00m/contents.csv and films at FOLDER/001.
 
-Beside it lie annotations (bf_landmarks_1_0.3.csv), readings (kxr_sq_bu00.csv) and a list of the knees' boxes (boxes.csv).
+Beside it lie annotations (bf_landmarks_1_0.3.csv), readings (kxr_sq_bu00.csv) and a list of boxes (boxes.csv).
 """
 
 from __future__ import annotations
