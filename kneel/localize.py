@@ -8,7 +8,7 @@ heat maps are sharp and its points look like a knee.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from kneel.imaging.geometry import Side, Spacing, millimetres_per_pixel
 from kneel.imaging.radiograph import Radiograph, normalize_percentiles
 from kneel.imaging.schema import CENTER
+from kneel.located import JointCenter, LocatedKnee
+from kneel.nominal_scale import is_wide, search_scale
 from kneel.shape import Alignment
 from kneel.stage import Picture, Stage
 from kneel.windows import Part, search_window
@@ -30,65 +32,7 @@ DOUBTFUL = 0.5
 CLEAR_LOOK = 1.08  # a look is clear when the landmarks of the other one are at least so much less sharp
 TWO_KNEES_MM = 300.0  # films from this width on are made for two knees
 MIN_SEPARATION_MM = 80.0  # of two joint centres on one film; knees are wider than that
-# heights in mm tried for a film without spacing: from a strip along the joint to a 43 cm cassette
-NOMINAL_HEIGHTS_MM = (65.0, 100.0, 145.0, 210.0, 300.0, 430.0)
-WIDE_FILM = 1.25  # width / height from which a film without spacing is expected to show two knees
-WIDEST_MM = 1500.0  # no nominal height makes a film wider than that
-CLOSE_SIZE = 0.05  # a scale whose knees are so near to the mean size is not corrected any more
-SURE = 0.8  # confidence at which no other scale of a film without spacing is tried
 PLAUSIBLE_SCALE = (0.7, 1.4)  # size of a knee against the mean; beyond it the spacing is doubted
-
-
-@dataclass(frozen=True)
-class JointCenter:
-    """Where a knee seems to be.
-
-    Attributes
-    ----------
-    side : {"L", "R"}
-        What the knee looks like: ``"R"`` has its lateral side at small x, ``"L"`` was mirrored for the network.
-    center : (float, float)
-        (x, y) in film pixels.
-    spread_mm : float
-        Root mean square radius of the heat map.
-    """
-
-    side: Side
-    center: tuple[float, float]
-    spread_mm: float
-
-
-@dataclass(frozen=True)
-class LocatedKnee:
-    """A knee and its landmarks.
-
-    Attributes
-    ----------
-    side : {"L", "R"}
-        Laterality.
-    center : (float, float)
-        Joint centre (landmark `CENTER`), (x, y) in film pixels.
-    landmarks : ndarray, shape (16, 2)
-        (x, y) in film pixels, order of `kneel.imaging.schema.LANDMARKS`.
-    spread_px : ndarray, shape (16,)
-        Root mean square radius of each heat map, film pixels.
-    confidence : float
-        In [0, 1]; 1 is a mean knee with sharp heat maps. Not a probability, and it says little of the side: a knee
-        seen the wrong way round is nearly as sure.
-    spacing_mm : (float, float)
-        (row, column) mm per film pixel that the ROI was cut with; nominal where the film has none.
-    flags : tuple of str
-        What a reader should know: ``nominal_scale``, ``side_from_position``, ``side_from_name``, ``side_from_image``,
-        ``side_uncertain``, ``more_knees_than_named``, ``low_confidence``, ``implausible_size``, ``reversed_columns``.
-    """
-
-    side: Side
-    center: tuple[float, float]
-    landmarks: NDArray[np.float64]
-    spread_px: NDArray[np.float64]
-    confidence: float
-    spacing_mm: Spacing
-    flags: tuple[str, ...] = ()
 
 
 def find_joint_centers(
@@ -112,12 +56,13 @@ def find_joint_centers(
     list of JointCenter
         One a part, sure or not.
     """
+    windows = [
+        search_window(film, part, spacing_mm, side=side, window_spacing_mm=stage.spacing_mm) for part, side in parts
+    ]
     centers = []
-    for part, side in parts:
-        window = search_window(film, part, spacing_mm, side=side, window_spacing_mm=stage.spacing_mm)
-        points, spread = stage(window.picture)
-        x, y = window.frame.to_image(points[0])
-        centers.append(JointCenter(side, (float(x), float(y)), float(spread[0]) * stage.spacing_mm))
+    for (_, side), window, answer in zip(parts, windows, stage.batch([w.picture for w in windows]), strict=True):
+        x, y = window.frame.to_image(answer.points[0])
+        centers.append(JointCenter(side, (float(x), float(y)), float(answer.spread[0]) * stage.spacing_mm))
     return centers
 
 
@@ -148,12 +93,39 @@ def find_landmarks(
     spread : ndarray, shape (16,)
         Root mean square radius of each heat map, film pixels (geometric mean of the axes).
     """
+    return find_landmarks_of_several(film, [(center, side)], spacing_mm, stage, passes=passes)[0]
+
+
+def find_landmarks_of_several(
+    film: Picture, knees: Sequence[tuple[ArrayLike, Side]], spacing_mm: Spacing, stage: Stage, *, passes: int = 2
+) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """`find_landmarks` of several knees at once, which the networks read faster than one by one.
+
+    Parameters
+    ----------
+    film, spacing_mm, stage, passes
+        As in `find_landmarks`.
+    knees : sequence of (center, side)
+        Where to look, and as what.
+
+    Returns
+    -------
+    list of (points, spread)
+        One a knee.
+    """
+    centers, sides = [center for center, _ in knees], [side for _, side in knees]
+    found: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
     for _ in range(passes):
-        frame = stage.frame(np.asarray(center, float), spacing_mm, side)
-        points, spread = stage(frame.crop(film))
-        landmarks = frame.to_image(points)
-        center = landmarks[CENTER]
-    return landmarks, spread * float(np.sqrt(frame.scale[0] * frame.scale[1]))
+        frames = [
+            stage.frame(np.asarray(center, float), spacing_mm, side)
+            for center, side in zip(centers, sides, strict=True)
+        ]
+        found = []
+        for frame, answer in zip(frames, stage.batch([frame.crop(film) for frame in frames]), strict=True):
+            landmarks = frame.to_image(answer.points)
+            found.append((landmarks, answer.spread * float(np.sqrt(frame.scale[0] * frame.scale[1]))))
+        centers = [landmarks[CENTER] for landmarks, _ in found]
+    return found
 
 
 class KneeLocalizer:
@@ -200,44 +172,25 @@ class KneeLocalizer:
         if radiograph.spacing_mm is not None:
             knees = self._at_spacing(film, radiograph, radiograph.spacing_mm)
         else:
-            knees = self._at_any_scale(film, radiograph)
+            knees = search_scale(
+                film.shape,
+                lambda spacing_mm: self._at_spacing(film, radiograph, spacing_mm),
+                lambda knee: self._align(knee.landmarks, knee.spacing_mm, knee.side).scale,
+            )
+            knees = [replace(knee, flags=("nominal_scale", *knee.flags)) for knee in knees]
         if radiograph.side_from_name:
-            knees = [replace(knee, flags=("side_from_name", *knee.flags)) for knee in knees]
+            flags = ("side_from_name", "side_uncertain") if self._misnamed(film, knees) else ("side_from_name",)
+            knees = [replace(knee, flags=(*flags, *knee.flags)) for knee in knees]
         if radiograph.columns_reversed:
             # all below speaks of what a knee looks like; on a film seen from behind, left knees look like right ones
             flag = ("reversed_columns",)
             knees = [replace(knee, side=radiograph.look_of(knee.side), flags=flag + knee.flags) for knee in knees]
         return sorted(knees, key=lambda knee: knee.side, reverse=True)
 
-    def _at_any_scale(self, film: Picture, radiograph: Radiograph) -> list[LocatedKnee]:
-        """Try the nominal heights, each corrected by the knees' size, until an answer is sure; else the surest."""
-        answers = []
-        for height_mm in NOMINAL_HEIGHTS_MM:
-            step = height_mm / film.shape[0]
-            if step * film.shape[1] > WIDEST_MM:
-                break  # no film, and a huge picture for the networks: a ruler, a banner
-            knees = self._at_spacing(film, radiograph, (step, step))
-            # networks see what they have learnt: points far from the usual size are pulled towards it, so look twice
-            for _ in range(2):
-                size = float(np.mean([self._align(k.landmarks, k.spacing_mm, k.side).scale for k in knees or ()] or 1))
-                if abs(size - 1) < CLOSE_SIZE:
-                    break
-                step /= size
-                again = self._at_spacing(film, radiograph, (step, step))
-                if not again:
-                    break
-                knees = again
-            answers.append(knees)
-            complete = len(knees) == 2 or not _is_wide(film)
-            if complete and _certainty(knees)[0] >= SURE:
-                break
-        rank = _total if _is_wide(film) else _certainty
-        return [replace(knee, flags=("nominal_scale", *knee.flags)) for knee in max(answers, key=rank, default=[])]
-
     def _at_spacing(self, film: Picture, radiograph: Radiograph, spacing_mm: Spacing) -> list[LocatedKnee]:
         """Believe in two knees first, then in the side that the header names, then in place and look together."""
         named = radiograph.laterality
-        by_place = self._two_knees(film, spacing_mm, expected=named == "B" or (named is None and _is_wide(film)))
+        by_place = self._two_knees(film, spacing_mm, expected=named == "B" or (named is None and is_wide(film.shape)))
         if len(by_place) == 2:
             conflict = ("more_knees_than_named",) if named in ("L", "R") else ()
             flags = () if named == "B" else ("side_from_position", *conflict)
@@ -279,27 +232,35 @@ class KneeLocalizer:
 
         Not the way with the surer answer: the joint-centre network is trained on both, and both are knees in shape.
         """
-        looks: tuple[Side, Side] = ("R", "L")
-        answers = [knee for look in looks for knee in self._looking_like(film, spacing_mm, look)]
+        answers = self._looking_like(film, spacing_mm, "R", "L")
         if len(answers) < 2:
             return answers
         sharp, blurred = sorted(answers, key=lambda knee: float(knee.spread_px.mean()))
-        clear = blurred.spread_px.mean() >= CLEAR_LOOK * sharp.spread_px.mean()
-        return [sharp if clear else replace(sharp, flags=("side_uncertain", *sharp.flags))]
+        return [sharp if _clearly_sharper(sharp, blurred) else replace(sharp, flags=("side_uncertain", *sharp.flags))]
 
-    def _looking_like(self, film: Picture, spacing_mm: Spacing, look: Side) -> list[LocatedKnee]:
-        """Look at the whole film for a knee that looks like one side."""
-        centers = find_joint_centers(film, spacing_mm, [("whole", look)], self.lc)
+    def _misnamed(self, film: Picture, knees: Sequence[LocatedKnee]) -> bool:
+        """Say whether a film's one knee, on the side that its name says, clearly looks like the other side."""
+        if len(knees) != 1:
+            return False
+        knee = knees[0]
+        others = self._looking_like(film, knee.spacing_mm, "L" if knee.side == "R" else "R")
+        return any(_clearly_sharper(other, knee) for other in others)
+
+    def _looking_like(self, film: Picture, spacing_mm: Spacing, *looks: Side) -> list[LocatedKnee]:
+        """Look at the whole film for a knee that looks like each of the given sides."""
+        centers = find_joint_centers(film, spacing_mm, [("whole", look) for look in looks], self.lc)
         return self._believed(film, centers, spacing_mm)
 
     def _believed(self, film: Picture, centers: Sequence[JointCenter], spacing_mm: Spacing) -> list[LocatedKnee]:
         """Read the knees at the centres; the landmark networks are not asked where the centre is unbelievable."""
         sure = [center for center in centers if self._confidence(center.spread_mm) >= MIN_CONFIDENCE]
-        knees = [self._knee(film, center, spacing_mm) for center in sure]
+        found = find_landmarks_of_several(film, [(each.center, each.side) for each in sure], spacing_mm, self.hc)
+        knees = [self._knee(center, *points, spacing_mm) for center, points in zip(sure, found, strict=True)]
         return [knee for knee in knees if knee.confidence >= MIN_CONFIDENCE]
 
-    def _knee(self, film: Picture, center: JointCenter, spacing_mm: Spacing) -> LocatedKnee:
-        landmarks, spread = find_landmarks(film, center.center, center.side, spacing_mm, self.hc)
+    def _knee(
+        self, center: JointCenter, landmarks: NDArray[np.float64], spread: NDArray[np.float64], spacing_mm: Spacing
+    ) -> LocatedKnee:
         alignment = self._align(landmarks, spacing_mm, center.side)
         mm = float(np.sqrt(spacing_mm[0] * spacing_mm[1]))
         confidence = self._confidence(center.spread_mm, float(spread.mean()) * mm, alignment.residual)
@@ -325,16 +286,5 @@ class KneeLocalizer:
         return float(np.exp(-0.5 * np.square(terms).sum()))
 
 
-def _is_wide(film: Picture) -> bool:
-    height, width = film.shape
-    return width >= WIDE_FILM * height
-
-
-def _total(knees: Sequence[LocatedKnee]) -> float:
-    """Rank answers by the sum of the confidences: two fair knees go before one good one."""
-    return sum(knee.confidence for knee in knees)
-
-
-def _certainty(knees: Sequence[LocatedKnee]) -> tuple[float, int]:
-    """Rank answers: by the mean confidence, then by the number of knees."""
-    return float(np.mean([knee.confidence for knee in knees])) if knees else 0.0, len(knees)
+def _clearly_sharper(sharp: LocatedKnee, other: LocatedKnee) -> bool:
+    return bool(other.spread_px.mean() >= CLEAR_LOOK * sharp.spread_px.mean())

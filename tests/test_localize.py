@@ -7,9 +7,10 @@ import pytest
 
 from kneel.imaging.radiograph import Radiograph, normalize_percentiles
 from kneel.imaging.schema import CENTER
-from kneel.localize import NOMINAL_HEIGHTS_MM, KneeLocalizer, find_joint_centers, find_landmarks
+from kneel.localize import KneeLocalizer, find_joint_centers, find_landmarks
+from kneel.nominal_scale import NOMINAL_HEIGHTS_MM
 from kneel.shape import MeanShape
-from kneel.stage import Stage
+from kneel.stage import Answer, Stage
 
 # a plausible right knee, mm from the joint centre
 KNEE_MM = np.array(
@@ -36,7 +37,14 @@ def spots(shape, points, spacing):
     return film
 
 
-class SpotStage(Stage):
+class OneByOne(Stage):
+    """Stand-ins answer one picture at a time."""
+
+    def batch(self, pictures):
+        return [Answer(*self(picture)) for picture in pictures]
+
+
+class SpotStage(OneByOne):
     """Answers with the centre of mass of the picture: a perfect network for a film with one spot."""
 
     def __init__(self, landmarks, spacing_mm, size):
@@ -69,20 +77,20 @@ def test_a_perfect_landmark_network_loses_nothing_off_centre(side):
         np.testing.assert_allclose(landmarks, np.tile(point, (16, 1)), atol=0.05)
 
 
-class OracleStage(Stage):
+class OracleStage(OneByOne):
     """Finds the nearest true knee through the frame that it was asked for; unsure where there is none in its window."""
 
     def __init__(self, knees):
         self.knees, self.spacing_mm, self.size, self.typical_spread_mm = knees, 0.6, (224, 224), 2.0
         self.shape = MeanShape(KNEE_MM - KNEE_MM[CENTER], 2.0)
-        self.last = None
+        self.asked = []
 
     def frame(self, center, spacing_mm, side):
-        self.last = super().frame(center, spacing_mm, side), side
-        return self.last[0]
+        self.asked.append((super().frame(center, spacing_mm, side), side))
+        return self.asked[-1][0]
 
     def __call__(self, picture):
-        frame, side = self.last
+        frame, side = self.asked.pop(0)
         seen = {s: frame.to_roi(points) for s, points in self.knees.items()}
         inside = {s: p for s, p in seen.items() if (p[CENTER] > 0).all() and (p[CENTER] < self.size).all()}
         if side not in inside:
@@ -109,7 +117,7 @@ def radiograph(pixels, spacing, *, laterality=None, columns_reversed=False):
     )
 
 
-class BrightestStage(Stage):
+class BrightestStage(OneByOne):
     """Joint centre = centre of mass of the light; less sure the further it is spread."""
 
     def __init__(self):
@@ -274,6 +282,27 @@ def test_a_side_from_the_file_name_is_said_to_be():
     localizer = KneeLocalizer(BrightestStage(), OracleStage({"L": knee_points((200, 230), "L", spacing)}))
     (knee,) = localizer.locate(replace(film, side_from_name=True))
     assert (knee.side, knee.flags) == ("L", ("side_from_name",))
+
+
+@pytest.mark.parametrize("named", ["L", "R"])
+def test_a_name_that_the_look_clearly_contradicts_wins_but_is_doubted(named):
+    """The oracle sees a left knee sharply, and a right one there with heat maps a tenth wider."""
+
+    class Sharper(OracleStage):
+        def __call__(self, picture):
+            side = self.asked[0][1]
+            points, spread = super().__call__(picture)
+            return points, spread * (1.0 if side == "L" else 1.1)
+
+    spacing = (0.5, 0.5)
+    both = {look: knee_points((200, 230), look, spacing) for look in ("L", "R")}
+    film = film_with({"L": both["L"]}, (460, 400), spacing, laterality=named)
+    localizer = KneeLocalizer(BrightestStage(), Sharper(both))
+    (knee,) = localizer.locate(replace(film, side_from_name=True))
+    assert knee.side == named
+    assert ("side_uncertain" in knee.flags) == (named == "R")
+    (knee,) = localizer.locate(film)  # a header is believed
+    assert (knee.side, knee.flags) == (named, ())
 
 
 def test_a_banner_is_not_blown_up_to_the_height_of_a_film():
