@@ -122,7 +122,8 @@ def random_map(size: int, grain_px: float, rng: np.random.Generator) -> NDArray[
         In [0, 1].
     """
     cells = max(2, round(size / grain_px))
-    return cv2.resize(rng.random((cells, cells), np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
+    coarse = rng.random((cells, cells), np.float32)
+    return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)
 
 
 def joint_band(points: ArrayLike, size: int, margin: float = BAND_MARGIN) -> NDArray[np.bool_]:
