@@ -1,13 +1,16 @@
-# make demo   phantom films -> trained networks -> read films -> report
-# make test   lint, types, tests
-# Both set up .venv first; all they need is Python >= 3.11, make and git.
+# make install   .venv with all that is needed
+# make demo      phantom films -> trained networks -> read films -> report
+# make test      lint, types, tests
+# The last two set up .venv first; all they need is Python >= 3.11, make and git.
 
 PYTHON ?= python3
 # another pair, e.g. TORCH="torch==2.11.0 torchvision==0.26.0"; see README for CPU-only builds
 TORCH ?= torch torchvision
 BIN := .venv/bin
 
-.PHONY: demo test format clean
+.PHONY: install demo test format clean
+
+install: .venv/installed
 
 demo: .venv/installed
 	DEMO=demo ./run_experiments.sh

@@ -19,6 +19,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["kneel*", "deepknee*"]),
+    package_data={"kneel.phantom": ["shape_statistics.json"]},
     install_requires=[line for line in REQUIREMENTS if line and not line.startswith(BUILD_ONLY)],
     entry_points={"console_scripts": ["deepknee = deepknee.cli:main"]},
 )

@@ -1,7 +1,7 @@
 """Landmark shapes of a Kellgren-Lawrence grade, drawn from the statistics of KNEEL's annotations.
 
 The figures are those of Tiulpin, Melekhov and Saarakkala (ICCVW 2019, arXiv:1907.12237), see
-``annotations/shape_statistics.json``.
+``shape_statistics.json``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scipy.interpolate import PchipInterpolator
 from kneel.imaging.schema import CENTER, FEMUR, TIBIA
 
 Compartment = Literal["medial", "lateral"]
-STATISTICS = Path(__file__).resolve().parents[2] / "annotations" / "shape_statistics.json"
+STATISTICS = Path(__file__).with_name("shape_statistics.json")
 SHAPE_SIZE = 32
 MIN_GAP_MM = 0.25  # bone on bone still has its two cortices side by side
 _LIMIT_SD = 2.5  # modes are clipped here: a Gaussian tail is not a knee

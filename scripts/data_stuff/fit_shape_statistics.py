@@ -1,4 +1,4 @@
-"""Compute annotations/shape_statistics.json from KNEEL's annotation table, once.
+"""Compute kneel/phantom/shape_statistics.json from KNEEL's annotation table, once.
 
 The table itself is not ours to ship; only means, standard deviations and modes of its 748 knees are kept.
 """
