@@ -47,7 +47,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -116,7 +116,7 @@ def load_landmark_experiment(path: Path) -> LandmarkExperiment:
     Returns
     -------
     LandmarkExperiment
-        Validated. Of a file of the authors' one line is logged: the keys that were mapped, and those that cannot be.
+        Validated. Of a file of the authors' one line is logged: the keys that were mapped, and those that were not.
 
     Raises
     ------
@@ -126,7 +126,8 @@ def load_landmark_experiment(path: Path) -> LandmarkExperiment:
     if not is_authors_file(path):
         return load_config(path, LandmarkExperiment)
     flat = _flatten(load_config(path, _OnlySections), path)
-    settings = _translate(_Keys(flat, path))
+    keys = _Keys(flat, path)
+    settings = _translate(keys)
     try:
         experiment = LandmarkExperiment.model_validate_json(json.dumps(settings))
     except ValidationError as error:
@@ -134,9 +135,9 @@ def load_landmark_experiment(path: Path) -> LandmarkExperiment:
             f"{'.'.join(map(str, problem['loc']))} = {problem['input']}: {problem['msg']}" for problem in error.errors()
         )
         raise ConfigError(f"{path}: as an experiment of ours: {problems}") from None
-    mapped = ", ".join(name for name in flat if name in MAPPED)
-    left = ", ".join(name for name in flat if name in UNHONOURED) or "none"
-    LOG.warning("%s: the authors' form. Mapped: %s. Not honoured: %s.", path, mapped, left)
+    lists = (keys.read, MAPPED - keys.read, UNHONOURED)
+    words = [", ".join(name for name in flat if name in names) or "none" for names in lists]
+    LOG.warning("%s: the authors' form. Mapped: %s. Without effect here: %s. Not honoured: %s.", path, *words)
     return experiment
 
 
@@ -167,18 +168,21 @@ def _flatten(file: AuthorsFile, path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Keys:
-    """Their keys, read by type."""
+    """Their keys, read by type; `read` are those that were asked for: of a loss that is not chosen, none are."""
 
     flat: Mapping[str, Any]
     path: Path
+    read: set[str] = field(default_factory=set)
 
     def get(self, *names: str, default: Any) -> Any:
         """Value of the first name that is there."""
-        return next((self.flat[name] for name in names if name in self.flat), default)
+        given = [name for name in names if name in self.flat][:1]
+        self.read.update(given)
+        return self.flat[given[0]] if given else default
 
     def on(self, name: str) -> bool:
         """A switch: only true and false are taken."""
-        value = self.flat.get(name, False)
+        value = self.get(name, default=False)
         if not isinstance(value, bool):
             raise ConfigError(f"{self.path}: {name} = {value!r}: must be True or False")
         return value

@@ -1,6 +1,7 @@
 """The authors' experiment files: every key of theirs becomes what the table in `kneel.authors` says."""
 
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -93,10 +94,13 @@ def test_what_is_mapped_and_what_is_not_is_said_once(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         read(tmp_path)
     (record,) = caplog.records
-    mapped, left = record.getMessage().split("Not honoured: ")
+    mapped, idle, left = re.split(r"\. Without effect here: |\. Not honoured: ", record.getMessage())
     assert "theirs.yml" in mapped
     assert "mixup_alpha" in mapped
     assert left == "dataset_root, fold, img_pad, use_drop, val_bs."
+    # a switch that is off still acts, what hangs on it does not; nor does a parameter of another loss
+    assert idle == "se_ratio, swa_start, loss_weight"
+    assert "use_se, " in mapped
     assert not MAPPED & UNHONOURED
 
 
