@@ -48,6 +48,8 @@ class FilmTask:
     spacing : (float, float), "header" or "detector"
         (row, column) in mm; as the header says; or the detector's, in which KNEEL's table is written
         (`kneel.imaging.oai.detector_spacing`).
+    spacing_if_none : (float, float) or None
+        (row, column) in mm of a film whose header was to say and does not.
     bilateral : bool
         Whether both knees are on the film. A film of one is set beside as much black, on which side the other knee
         would be: halves of low-cost pictures are one knee each.
@@ -57,6 +59,7 @@ class FilmTask:
     path: Path
     knees: tuple[KneeAnnotation, ...] | tuple[DrawnKnee, ...]
     spacing: Spacing | Literal["header", "detector"] = "header"
+    spacing_if_none: Spacing | None = None
     bilateral: bool = True
 
 
@@ -151,4 +154,6 @@ def request_of(task: FilmTask) -> dict[str, Any]:
         for knee in task.knees
     ]  # fmt: skip
     film = [str(task.path), status.st_size, status.st_mtime_ns]
-    return {"film": film, "knees": knees, "spacing": task.spacing, "bilateral": task.bilateral}
+    request = {"film": film, "knees": knees, "spacing": task.spacing, "bilateral": task.bilateral}
+    # only where it is: what was cut before this key existed stays finished
+    return request | ({"spacing_if_none": task.spacing_if_none} if task.spacing_if_none else {})

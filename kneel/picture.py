@@ -112,6 +112,8 @@ def _spacing(task: FilmTask, film: Radiograph) -> tuple[Spacing, str]:
         if found is None:
             raise RadiographError("no ImagerPixelSpacing (0018,1164) or PixelSpacing (0028,0030) of two equal numbers")
         return found, "detector"
+    if film.spacing_mm is None and task.spacing_if_none is not None:
+        return task.spacing_if_none, "given"
     if film.spacing_mm is None:
         raise RadiographError("no spacing: neither its header nor you say how many mm a pixel is")
     return film.spacing_mm, film.spacing_kind

@@ -269,6 +269,21 @@ def test_a_film_without_spacing_is_listed(download, tmp_path):
         assert words in done.missing[0].problem
 
 
+def test_a_spacing_for_films_that_do_not_say_it_serves_only_those(download, tmp_path):
+    task = tasks_of(download)[0]
+    dataset = pydicom.dcmread(task.path)
+    del dataset.ImagerPixelSpacing
+    dataset.save_as(tmp_path / "001")
+    rows = {}
+    for name, path, given in (("silent", tmp_path / "001", SPACING), ("said", task.path, 3 * SPACING)):
+        asked = FilmTask(task.subject_id, path, task.knees, "header", (given, given))
+        rows[name] = prepare_films(tmp_path / name, [asked]).knees
+    assert [row.spacing_kind for row in rows["silent"]] == ["given"] * 2
+    assert [row.spacing_kind for row in rows["said"]] == ["detector"] * 2
+    for row in rows["silent"]:
+        assert (tmp_path / "silent" / row.roi).read_bytes() == (tmp_path / "said" / row.roi).read_bytes()
+
+
 def test_a_broken_run_goes_on_where_it_stopped(download, tmp_path):
     out, tasks = tmp_path / "out", tasks_of(download)
     first = prepare_films(out, tasks)

@@ -57,7 +57,7 @@ def plan(films: Sequence[ViaFilm], folder: Path, spacing_mm: float | None) -> tu
     folder : Path
         Where their file names start from.
     spacing_mm : float or None
-        For pictures without a header and films without the attribute; DICOM files are asked themselves.
+        For films that neither have the attribute nor a header that says it.
 
     Returns
     -------
@@ -83,26 +83,11 @@ def plan(films: Sequence[ViaFilm], folder: Path, spacing_mm: float | None) -> tu
             problems.append(Problem(found.subject_id, sides, str(path), "missing", "no such film"))
         else:
             knees = tuple(DrawnKnee(knee.side, knee.kl, knee.points) for knee in found.knees)
-            given = (spacing_mm, spacing_mm) if spacing_mm is not None and is_picture(path) else "header"
-            spacing = found.spacing_mm or given
-            tasks[found.subject_id] = FilmTask(found.subject_id, path, knees, spacing, found.bilateral)
+            if_none = (spacing_mm, spacing_mm) if spacing_mm is not None and found.spacing_mm is None else None
+            tasks[found.subject_id] = FilmTask(
+                found.subject_id, path, knees, found.spacing_mm or "header", if_none, found.bilateral
+            )
     return list(tasks.values()), problems
-
-
-def is_picture(path: Path) -> bool:
-    """Say whether a film is a PNG, JPEG or TIFF, whose header holds no millimetres, by its name.
-
-    Parameters
-    ----------
-    path : Path
-        The film.
-
-    Returns
-    -------
-    bool
-        False of DICOM files, which most often have another extension or none.
-    """
-    return path.suffix.lower() in {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
 
 
 if __name__ == "__main__":
