@@ -117,38 +117,54 @@ def waves(jobs: Sequence[Job]) -> list[list[Job]]:
 
 
 def run_wave(jobs: Sequence[Job], devices: Sequence[str], data_root: Path, workdir: Path) -> dict[Job, str]:
-    """Run jobs that do not wait for each other; return those that failed, each with its log."""
+    """Run jobs that do not wait for each other; return those that failed, each with why.
+
+    Most mistakes show in the first epoch and are the same in every fold: they are told once.
+    """
     free: Queue[str] = Queue()
+    hopeless: dict[Path, int] = {}  # experiments whose fold did not come through its first epoch
     for device in devices:
         free.put(device)
 
     def run(job: Job) -> str | None:
         device = free.get()
         try:
-            return run_job(job, device, data_root, workdir)
+            if job.experiment in hopeless:
+                return (
+                    f"not begun, fold {hopeless[job.experiment]} failed in its first epoch; --folds {job.fold} tries it"
+                )
+            reason = run_job(job, device, data_root, workdir)
+            if reason is not None and not (folder_of(job, workdir) / "last.safetensors").exists():
+                hopeless[job.experiment] = job.fold
+            return reason
         finally:
             free.put(device)
 
     with ThreadPoolExecutor(len(devices)) as pool:
-        return {job: log for job, log in zip(jobs, pool.map(run, jobs), strict=True) if log is not None}
+        return {job: why for job, why in zip(jobs, pool.map(run, jobs), strict=True) if why is not None}
+
+
+def folder_of(job: Job, workdir: Path) -> Path:
+    """Folder of one fold."""
+    return workdir / job.name / f"fold_{job.fold}"
 
 
 def run_job(job: Job, device: str, data_root: Path, workdir: Path) -> str | None:
-    """Train one fold in a process of its own; return its log when it fails."""
-    log = workdir / job.name / f"fold_{job.fold}" / "train.log"
+    """Train one fold in a process of its own; return its last words and its log when it fails."""
+    log = folder_of(job, workdir) / "train.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "" if device == "cpu" else device}
     command = [sys.executable, str(TRAIN), "--experiment", str(job.experiment), "--data_root", str(data_root)]
     command += ["--workdir", str(workdir), "--fold", str(job.fold), "--resume"]
     title = f"{job.name}, fold {job.fold}, on {device}"
     print(f"start  {title}  ({log})", flush=True)
-    alone = device == "cpu"
+    # alone on the CPU the training may draw its progress on the terminal; several at once would overwrite it
+    alone = device == "cpu" and sys.stderr.isatty()
     with log.open("a", encoding="utf-8") as stream:
-        # alone on the CPU the training may draw its progress on the terminal; several at once would overwrite it
         code = subprocess.run(command, env=environment, stdout=stream, stderr=None if alone else stream).returncode
     last = log.read_text(encoding="utf-8").strip().rpartition("\n")[2]
     print(f"{colored('done', 'green') if code == 0 else colored('failed', 'red')}   {title}: {last}", flush=True)
-    return None if code == 0 else str(log)
+    return None if code == 0 else f"{last} ({log})"
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import argparse
 import logging
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Literal
 
@@ -56,10 +57,20 @@ def main() -> int:
     try:
         result = train(arguments)
     except USER_ERRORS as error:
+        log(f"train: {error}")
         print(f"train: {error}", file=sys.stderr)
         return 1
+    except Exception:
+        log(traceback.format_exc())
+        raise
     print(f"best epoch {result.best_epoch}: {result.best_metric:.4g}  {result.path_best}")
     return 0
+
+
+def log(error: str) -> None:
+    """Say an error on stdout too, where that goes to a log and stderr to a terminal."""
+    if sys.stderr.isatty() and not sys.stdout.isatty():
+        print(error, flush=True)
 
 
 def parse() -> argparse.Namespace:

@@ -109,6 +109,22 @@ def test_no_two_rows_are_the_same_experiment(path):
     assert own not in others
 
 
+def test_what_stops_an_experiment_in_its_first_epoch_is_told_once_and_stands_in_the_log(tmp_path):
+    """A file without its data: one fold tries, the other four are not begun, and say how to try them all the same."""
+    experiments = tmp_path / "experiments"
+    experiments.mkdir()
+    (experiments / "lost.yaml").write_text(f"base: {ROOT}/lc_experiments/base.yaml\n")
+    result = run("experiments_runner.py", "--experiments", experiments, "--data_root", tmp_path, "--workdir", tmp_path)
+    assert result.returncode == 1
+    last = (tmp_path / "lost" / "fold_0" / "train.log").read_text().splitlines()[-1]
+    assert last.startswith("train: ")
+    assert last in result.stderr
+    assert result.stderr.count("train: ") == 1
+    assert result.stderr.count("not begun, fold 0 failed in its first epoch") == 4
+    assert "--folds 4 tries it" in result.stderr
+    assert not (tmp_path / "lost" / "fold_1").exists()
+
+
 @pytest.mark.slow
 def test_the_runner_orders_transfer_trains_and_resumes(tmp_path):
     """A landmark network that starts from a joint-centre network, on a handful of phantoms, twice."""
