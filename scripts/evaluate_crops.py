@@ -2,9 +2,10 @@
 """Read crops of single knees as the reading command would, without spacing, and compare with their annotated points.
 
 Writes DIR/predictions.csv in the layout of scripts/oof_inference.py (for scripts/assess_test_results.py; points in
-pixels of the crop, left knees mirrored) and DIR/knees.csv (what was found on each crop). With --graded also
-DIR/graded.csv: the least joint space of every crop of a folder {0..4}/{subject}{side}.png, in tibial widths, and its
-rank correlation with the grade. Research use only. Not a medical device.
+pixels of the crop, left knees mirrored; only of crops on which a knee was found) and DIR/knees.csv (every crop, with
+what was found on it or why nothing was). With --graded also DIR/graded.csv: the least joint space of every crop of a
+folder {0..4}/{subject}{side}.png, in tibial widths, and its rank correlation with the grade. Exit status 1: crops are
+without a prediction, or nothing could be done. Research use only. Not a medical device.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from deepknee.weights import WeightsError, find_weights
 from kneel.imaging.crops import AnnotatedCrop, read_crops
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.geometry import mirror_points
-from kneel.imaging.radiograph import Radiograph
+from kneel.imaging.radiograph import Radiograph, RadiographError
 from kneel.imaging.schema import LANDMARKS, AnnotationError
 from kneel.localize import KneeLocalizer, LocatedKnee
 from kneel.measure import measure_knee
@@ -36,16 +37,13 @@ Locate = Callable[[Radiograph], list[LocatedKnee]]
 
 
 def main() -> int:
-    """Evaluate; 1 when the input cannot be used."""
+    """Evaluate; 1 when the input cannot be used, or when crops are without a prediction."""
     given = parse()
     try:
         weights = find_weights(given.weights)
         crops = [crop for crop in read_crops(given.table, given.images) if crop.split == given.split]
         if not crops:
             raise AnnotationError(f"{given.table}: no row with split {given.split!r}")
-        unreadable = [str(crop.path) for crop in crops if not crop.path.is_file()]
-        if unreadable:
-            raise AnnotationError(f"{len(unreadable)} crops are missing: {', '.join(unreadable[:5])} ...")
     except (WeightsError, AnnotationError, OSError) as error:
         print(f"evaluate_crops: {error}", file=sys.stderr)
         return 1
@@ -61,16 +59,19 @@ def main() -> int:
     given.out.mkdir(parents=True, exist_ok=True)
     knees = pd.DataFrame([compare(crop, locate) for crop in tqdm(crops, "crops", unit="knee")])
     predictions(crops, knees).to_csv(given.out / "predictions.csv", index=False)
-    knees.drop(columns=["points", "truth"]).to_csv(given.out / "knees.csv", index=False)
-    lines = summarize(knees)
+    knees.drop(columns="points").to_csv(given.out / "knees.csv", index=False)
+    lines, without = summarize(knees), knees[knees.problem != ""]
     if given.graded:
         graded = pd.DataFrame(read_graded(given.graded, locate))
         graded.to_csv(given.out / "graded.csv", index=False)
         lines += correlate(graded)
+        without = pd.concat([without, graded[graded.problem != ""]])
     text = "\n".join(lines) + "\n"
     (given.out / "summary.txt").write_text(text, encoding="utf-8")
     print(text, end="")
-    return 0
+    for file, problem in zip(without.file, without.problem, strict=True):
+        print(f"evaluate_crops: no prediction: {file}: {problem}", file=sys.stderr)
+    return 1 if len(without) else 0
 
 
 def parse() -> argparse.Namespace:
@@ -87,17 +88,20 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def one_knee(path: Path, locate: Locate) -> tuple[LocatedKnee | None, int]:
-    """Read a crop; the surest knee on it, and how many were found."""
-    found = locate(read_radiograph(path))
-    return max(found, key=lambda knee: knee.confidence, default=None), len(found)
+def one_knee(path: Path, locate: Locate) -> tuple[LocatedKnee | None, dict[str, Any]]:
+    """Read a crop; the surest knee on it, and for the tables how many were found and what went wrong."""
+    try:
+        found = locate(read_radiograph(path))
+    except (RadiographError, OSError) as error:
+        return None, {"file": path.name, "knees": None, "problem": f"cannot be read: {error}"}
+    surest = max(found, key=lambda knee: knee.confidence, default=None)
+    return surest, {"file": path.name, "knees": len(found), "problem": "" if found else "no knee found"}
 
 
 def compare(crop: AnnotatedCrop, locate: Locate) -> dict[str, Any]:
     """Say what was found on one crop and how far its points are off; points of another side count as they are named."""
-    knee, count = one_knee(crop.path, locate)
-    row: dict[str, Any] = {"file": crop.path.name, "subject_id": crop.subject_id, "kl": crop.kl, "side": crop.side}
-    row |= {"knees": count, "truth": crop.points, "points": None, "side_found": None}
+    knee, row = one_knee(crop.path, locate)
+    row |= {"subject_id": crop.subject_id, "kl": crop.kl, "side": crop.side, "points": None, "side_found": None}
     if knee is None:
         return row
     errors = radial_errors(knee.landmarks, crop.points, crop.mm_per_px)
@@ -129,6 +133,8 @@ def summarize(knees: pd.DataFrame) -> list[str]:
         f"{len(knees)} crops: on {(knees.knees == 1).sum()} one knee, on {(knees.knees > 1).sum()} more, "
         f"on {(knees.knees == 0).sum()} none; side right on {len(right)} of {len(found)}"
     ]
+    if knees.knees.isna().any():
+        lines.append(f"{knees.knees.isna().sum()} crops could not be read")
     if len(right):
         within = ", ".join(f"{bound:g} mm {(np.array(right.error_mm) <= bound).mean():.1%}" for bound in BOUNDS_MM)
         lines += [
@@ -142,8 +148,8 @@ def summarize(knees: pd.DataFrame) -> list[str]:
 def read_graded(folder: Path, locate: Locate) -> Iterable[dict[str, Any]]:
     """Measure every crop of a folder of grades."""
     for path in tqdm(sorted(folder.glob("[0-4]/*.png")), "graded crops", unit="knee"):
-        knee, count = one_knee(path, locate)
-        row: dict[str, Any] = {"file": path.name, "kl": int(path.parent.name), "knees": count}
+        knee, row = one_knee(path, locate)
+        row["kl"] = int(path.parent.name)
         if knee is not None:
             measures = measure_knee(knee.landmarks)  # lengths do not depend on the side
             width = measures.tibial_width
