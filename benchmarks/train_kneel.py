@@ -12,17 +12,14 @@ Each setting runs in a process of its own, so that its peak memory is its own. F
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import resource
 import statistics
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
+from rates import apart, timed, told
 from torch.utils.data import DataLoader
 
 from kneel.augment import training_transform
@@ -59,36 +56,6 @@ def main() -> None:
     )
 
 
-def apart(measure: Callable[..., list[float]], *arguments: object) -> tuple[list[float], float]:
-    """Measure in a new process; images/s of every round, and its peak memory in GB."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        rates = pool.submit(measure, *arguments).result()
-        return rates, pool.submit(peak_gigabytes).result()
-
-
-def peak_gigabytes() -> float:
-    """Largest resident size of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-
-
-def told(rates: list[float]) -> str:
-    """Median and range."""
-    return f"{statistics.median(rates):.2f} ({min(rates):.2f} to {max(rates):.2f})"
-
-
-def timed(work: Iterator[None], rounds: int, device: str) -> list[float]:
-    """Images/s of each round, after one that is not counted."""
-    next(work)
-    rates = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        next(work)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        rates.append(BATCH / (time.perf_counter() - began))
-    return rates
-
-
 def step_rates(device: str, mixup: bool, bf16: bool, steps: int, threads: int) -> list[float]:
     """Time optimizer steps on random pictures."""
     keep_freed_memory()
@@ -113,7 +80,7 @@ def step_rates(device: str, mixup: bool, bf16: bool, steps: int, threads: int) -
             yield
 
     with cpu_threads(threads):
-        return timed(steps_of(), steps, device)
+        return timed(steps_of(), steps, device, BATCH)
 
 
 def loader_rates(rounds: int) -> list[float]:
@@ -131,7 +98,7 @@ def loader_rates(rounds: int) -> list[float]:
             yield from (None for _ in DataLoader(dataset, batch_size=BATCH))
 
     with cpu_threads(1):
-        return timed(batches(), rounds, "cpu")
+        return timed(batches(), rounds, "cpu", BATCH)
 
 
 if __name__ == "__main__":

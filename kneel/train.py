@@ -19,7 +19,7 @@ from kneel.dataset import LandmarkDataset, LandmarkSample
 from kneel.engine.board import Board
 from kneel.engine.config import ConfigError
 from kneel.engine.fit import FitResult, fit
-from kneel.engine.folds import LeakageError, check_leakage, grouped_folds
+from kneel.engine.folds import LeakageError, check_leakage, grouped_folds, split_digest
 from kneel.engine.snapshot import load_snapshot
 from kneel.experiment import LandmarkExperiment
 from kneel.losses import build_criterion, visible_mean
@@ -90,9 +90,8 @@ class LandmarkTask:
 
     @cached_property
     def split(self) -> dict[str, str]:
-        """Digest of the subjects of each part: whether two trainings were split alike, without naming anybody."""
-        parts = zip(("train", "val"), self.samples, strict=True)
-        return {part: _digest({sample.subject_id for sample in samples}) for part, samples in parts}
+        """Digest of the subjects of each part; see `kneel.engine.folds.split_digest`."""
+        return split_digest(*([sample.subject_id for sample in part] for part in self.samples))
 
     @cached_property
     def arguments(self) -> dict[str, Any]:
@@ -188,10 +187,6 @@ class LandmarkTask:
             shape = MeanShape.of(sample.points * self.experiment.roi.spacing_mm for sample in self.samples[0])
             described["shape"] = {"points": shape.points.round(4).tolist(), "residual": round(shape.residual, 4)}
         return described
-
-
-def _digest(subjects: set[str]) -> str:
-    return hashlib.sha256("\n".join(sorted(subjects)).encode()).hexdigest()[:16]
 
 
 def grey_statistics(pictures: list[NDArray[np.uint8]]) -> tuple[float, float]:

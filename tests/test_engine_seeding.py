@@ -1,3 +1,4 @@
+import hashlib
 import random
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from kneel.engine.config import ConfigError
-from kneel.engine.folds import LeakageError, check_leakage, grouped_folds
+from kneel.engine.folds import LeakageError, check_leakage, grouped_folds, split_digest
 from kneel.engine.seeding import derive_seed, seed_everything, worker_init
 
 
@@ -101,3 +102,10 @@ def test_folds_need_a_class_with_a_sample_for_each():
     with pytest.raises(ConfigError, match="k = 4 folds: no class has as many samples; the largest has 3"):
         grouped_folds("abcdef", [0, 0, 0, 1, 1, 2], k=4, seed=0)
     assert len(grouped_folds("abcdef", [0, 0, 0, 1, 1, 2], k=3, seed=0)) == 3
+
+
+def test_split_digest_by_hand():
+    """Order and repetition of subjects make no difference; their names do."""
+    word = hashlib.sha256(b"a\nb").hexdigest()[:16]
+    assert split_digest(["b", "a", "b"], ["c"]) == {"train": word, "val": hashlib.sha256(b"c").hexdigest()[:16]}
+    assert split_digest(["a"], ["b"])["train"] != word
