@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from kneel.engine.averaging import WeightAverage
-from kneel.engine.board import Board, MetricsCsv
+from kneel.engine.board import Board, MetricsCsv, show
 from kneel.engine.config import ConfigError, TrainingConfig
 from kneel.engine.cpu import cpu_has_bf16, cpu_threads, keep_freed_memory
 from kneel.engine.loading import make_loader, train_batches, val_batches
@@ -114,7 +114,7 @@ def fit(
         boards = [MetricsCsv(folder / "metrics.csv"), *([board] if board else [])] if trainer.is_main else []
         trainer.open(record, resume)
         for row in record.history:
-            _show(boards, row)
+            show(boards, row)
         for epoch in range(len(record.history), config.epochs):
             began = time.monotonic()
             train_loss, rate = trainer.train_epoch(epoch)
@@ -122,12 +122,11 @@ def fit(
             metrics = trainer.validate(epoch)
             record.history.append({"epoch": epoch + 1, "learning_rate": rate, "train_loss": train_loss, **metrics})
             trainer.save(record)
-            _show(boards, record.history[-1])
+            show(boards, record.history[-1])
             if trainer.is_main:
                 _report(record, config.epochs, time.monotonic() - began)
-    best = record.best
-    path_best, path_last = record.path_best, record.path_last
-    return FitResult(best[config.monitor], int(best["epoch"]), path_best, path_last, tuple(record.history))
+    best, history = record.best, tuple(record.history)
+    return FitResult(best[config.monitor], int(best["epoch"]), record.path_best, record.path_last, history)
 
 
 class _Trainer:
@@ -202,7 +201,8 @@ class _Trainer:
             group["lr"] = rate
         self.optimizer.zero_grad()
         total = torch.zeros((), device=self.accelerator.device)
-        for term in _terms(self.task.training_loss(self.model, self._to_device(batch))):
+        loss = self.task.training_loss(self.model, self._to_device(batch))
+        for term in [loss] if isinstance(loss, torch.Tensor) else loss:
             total += term.detach()
             # Data-parallel ranks average the gradient of every term: the sum of means is the mean of sums.
             self.accelerator.backward(term)
@@ -271,15 +271,13 @@ def _accelerator(config: TrainingConfig, cpu: bool) -> Accelerator:
     if precision == "fp16" and on_cpu:
         raise ConfigError("precision = fp16: needs a CUDA device; on a CPU use bf16, off or auto")
     if precision == "auto":
-        precision = "bf16" if (cpu_has_bf16() if on_cpu else torch.cuda.is_bf16_supported(including_emulation=False)) else "off"
+        precision = (
+            "bf16" if (cpu_has_bf16() if on_cpu else torch.cuda.is_bf16_supported(including_emulation=False)) else "off"
+        )
         _log.info("precision = auto: %s on this device", precision)
     elif precision == "bf16" and on_cpu and not cpu_has_bf16():
         _log.warning("precision = bf16: this CPU has no arithmetic for it and is several times slower than with off")
     return Accelerator(cpu=cpu, mixed_precision="no" if precision == "off" else precision)
-
-
-def _terms(loss: torch.Tensor | Iterable[torch.Tensor]) -> Iterable[torch.Tensor]:
-    return [loss] if isinstance(loss, torch.Tensor) else loss
 
 
 def _checked(metrics: Mapping[str, float], monitor: str, epoch: int) -> Row:
@@ -292,11 +290,6 @@ def _checked(metrics: Mapping[str, float], monitor: str, epoch: int) -> Row:
     if not math.isfinite(metrics[monitor]):
         raise TrainingDiverged(f"the monitored metric {monitor} is {metrics[monitor]} in epoch {epoch + 1}")
     return {key: float(value) if math.isfinite(value) else math.nan for key, value in metrics.items()}
-
-
-def _show(boards: Sequence[Board], row: Row) -> None:
-    for board in boards:
-        board.scalars(int(row["epoch"]), {key: value for key, value in row.items() if key != "epoch"})
 
 
 def _report(record: Record, epochs: int, seconds: float) -> None:
