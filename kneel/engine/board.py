@@ -4,7 +4,7 @@ import csv
 import io
 import socket
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -131,6 +131,21 @@ class VisdomBoard:
     def _give_up(self, error: OSError) -> None:
         self._client = None
         warnings.warn(f"no visdom at {self._where} ({error}); the curves are in metrics.csv", stacklevel=3)
+
+
+def show(boards: Iterable[Board], row: Mapping[str, float]) -> None:
+    """
+    Show the row of an epoch on every board.
+
+    Parameters
+    ----------
+    boards
+        Where to.
+    row
+        Number by name, ``epoch`` among them.
+    """
+    for board in boards:
+        board.scalars(int(row["epoch"]), {key: value for key, value in row.items() if key != "epoch"})
 
 
 def _connect(url: str, port: int, env: str) -> Any:
