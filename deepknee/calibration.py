@@ -78,7 +78,7 @@ def fit_temperature(networks: Values, grades: NDArray[np.integer]) -> float:
         return float(-np.log(np.maximum(true, _SMALLEST)).mean())
 
     # Of a mean of networks there may be several minima: a grid finds the lowest, a search between its neighbours ends.
-    grid = np.linspace(*np.log(RANGE), 41)
+    grid = np.linspace(np.log(RANGE[0]), np.log(RANGE[1]), 41)
     best = int(np.argmin([cross_entropy(point) for point in grid]))
     around = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
     return float(np.exp(minimize_scalar(cross_entropy, bounds=around, method="bounded", options={"xatol": 1e-6}).x))

@@ -97,7 +97,9 @@ class Weights:
         return f"{', '.join(lines)} (weights {self.id})"
 
 
-def find_weights(folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None) -> Weights:
+def find_weights(
+    folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None, tasks: Iterable[str] = TASKS
+) -> Weights:
     """Find the networks to read with.
 
     Parameters
@@ -106,6 +108,8 @@ def find_weights(folders: str | os.PathLike[str] | Sequence[str | os.PathLike[st
         Folders (or files) of snapshots, searched all the way down. Without them: ``pretrained/`` when it holds
         snapshots, else the newest of the complete demo runs (``demo/``, ``workdir/``); each in the current folder,
         then in the checkout that the package runs from.
+    tasks : iterable of str
+        Those that are needed; snapshots of others are passed over.
 
     Returns
     -------
@@ -118,22 +122,50 @@ def find_weights(folders: str | os.PathLike[str] | Sequence[str | os.PathLike[st
         None found, a task without weights, a ``.safetensors`` file that is damaged or no snapshot, or two experiments
         of one task.
     """
+    tasks = tuple(tasks)
     if folders is not None:
         named = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
-        return _choose(_read(map(Path, named)), ", ".join(os.fspath(place) for place in named))
+        return _choose(_read(map(Path, named)), ", ".join(os.fspath(place) for place in named), tasks)
     roots = list(dict.fromkeys([Path.cwd(), Path(__file__).resolve().parents[1]]))
     for root in roots:
         released = _read([root / PRETRAINED])
         if released:
-            return _choose(released, str(root / PRETRAINED))
+            return _choose(released, str(root / PRETRAINED), tasks)
     runs = {root / name: _read([root / name]) for root in roots for name in DEMO_RUNS}
-    complete = {place: run for place, run in runs.items() if {s.task for s in run} == set(TASKS)}
+    complete = {place: run for place, run in runs.items() if {s.task for s in run} >= set(tasks)}
     started = complete or {place: run for place, run in runs.items() if run}  # refused below, by what they lack
     if not started:
         looked = ", ".join(str(root / name) for root in roots for name in (PRETRAINED, *DEMO_RUNS))
         raise WeightsError(f"no weights found in {looked}: {HOW_TO_GET}")
     newest = max(started, key=lambda place: _time(started[place]))
-    return _choose(started[newest], str(newest))
+    return _choose(started[newest], str(newest), tasks)
+
+
+def find_graders(places: Sequence[Path] | None = None) -> tuple[str, list[Path]]:
+    """Find an ensemble of grading networks, without the networks that find knees.
+
+    Parameters
+    ----------
+    places : sequence of Path, optional
+        Files: all of them are the ensemble, of whatever experiments. Or folders, as for `find_weights`.
+
+    Returns
+    -------
+    name : str
+        Of the experiment; of all, where files of several were named.
+    paths : list of Path
+        The snapshots.
+
+    Raises
+    ------
+    WeightsError
+        As `find_weights`.
+    """
+    if places and all(place.is_file() for place in places):
+        chosen = [_describe(place) for place in places]
+    else:
+        chosen = list(find_weights(places, tasks=("kl",)).snapshots)
+    return " + ".join(dict.fromkeys(snapshot.experiment for snapshot in chosen)), [each.path for each in chosen]
 
 
 def _read(places: Iterable[Path]) -> list[Snapshot]:
@@ -167,10 +199,10 @@ def _describe(path: Path) -> Snapshot:
     return Snapshot(path, str(meta.get("task")), str(name), meta.get("fold"), meta.get("experiment"), digest)
 
 
-def _choose(snapshots: list[Snapshot], where: str) -> Weights:
+def _choose(snapshots: list[Snapshot], where: str, tasks: Iterable[str]) -> Weights:
     """Take all, if they are one experiment for each task."""
     chosen: list[Snapshot] = []
-    for task, words in TASKS.items():
+    for task, words in ((task, TASKS[task]) for task in tasks):
         mine = [snapshot for snapshot in snapshots if snapshot.task == task]
         if not mine:
             raise WeightsError(f"{where}: no weights for {words}: {HOW_TO_GET}")

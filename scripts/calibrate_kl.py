@@ -1,0 +1,96 @@
+#!/usr/bin/env python
+"""Fit the temperature of grading networks and the threshold of their sets, and store both in their snapshots.
+
+The knees (--data; as for evaluate_kl.py) must be such as the networks were not trained on: those that chose their epoch
+will do, knees of a test set must not be used. All networks named are one ensemble: the temperature makes the
+cross-entropy of their mean probability smallest, the threshold makes sets of neighbouring grades that hold the true one
+of --coverage of the knees (deepknee/conformal.py). Weights stay byte for byte; each file is written beside its place,
+then renamed.
+
+What is printed is cross-fitted: every knee is judged by what was fitted on the other half of the subjects.
+Research use only. Not a medical device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from deepknee.calibration import fit_all
+from deepknee.conformal import COVERAGE, LARGEST
+from deepknee.ensemble import Grader, Member, load_member
+from deepknee.evaluate import evaluate
+from deepknee.pipeline import DeviceError, choose_device
+from deepknee.predictions import grade_folder
+from deepknee.weights import WeightsError, find_graders
+from kneel.engine.config import ConfigError
+from kneel.engine.snapshot import SnapshotError, update_snapshot
+from kneel.imaging.radiograph import RadiographError
+from kneel.imaging.schema import AnnotationError
+
+USER_ERRORS = (WeightsError, SnapshotError, DeviceError, ConfigError, RadiographError, AnnotationError, OSError)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Calibrate; 0 when done, 1 when it cannot be."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="validation knees")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        nargs="+",
+        metavar="PATH",
+        required=True,
+        help="folder of the snapshots of one experiment, or files that form an ensemble; they are changed",
+    )
+    parser.add_argument(
+        "--coverage", type=float, default=COVERAGE, metavar="C", help="of the sets (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--largest", type=int, default=LARGEST, metavar="N", help="set to give one grade for (default: %(default)s)"
+    )
+    parser.add_argument("--dry_run", action="store_true", help="fit and print, but store nothing")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: %(default)s")
+    given = parser.parse_args(words)
+    if not 0 < given.coverage < 1 or given.largest < 1:
+        parser.error("--coverage must lie between 0 and 1, such as 0.9, and --largest must be 1 or more")
+    try:
+        calibrate(given)
+    except USER_ERRORS as error:
+        print(f"calibrate_kl: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def calibrate(given: argparse.Namespace) -> None:
+    """Fit, print and store."""
+    name, paths = find_graders(given.weights)
+    # from the logits as trained, so that calibrating twice gives what once gives
+    members = [_uncalibrated(load_member(path)) for path in paths]
+    made = grade_folder(Grader(members, device=choose_device(given.device)), given.data, model=name)
+    temperature, conformal = fit_all(made.networks, made.grades, coverage=given.coverage, largest=given.largest)
+    table = evaluate(made, coverage=given.coverage, largest=given.largest).table
+    print(f"{name}: {len(paths)} networks, {len(made.grades)} knees of {len(set(made.subjects))} subjects")
+    print(f"temperature {temperature:.4f}, threshold {conformal.threshold:.4f}")
+    for group in ("grading", "cross-fitted"):
+        part = table[(table.group == group) & ~table.figure.str.startswith(("recall", "F1"))]
+        print(f"\n{'as trained' if group == 'grading' else group}")
+        for row in part.itertuples():
+            print(f"  {row.figure}: {row.value:.3f} ({row.low:.3f} to {row.high:.3f})")
+    if given.dry_run:
+        print("\nnothing stored (--dry_run)")
+        return
+    for path in paths:
+        update_snapshot(path, {"temperature": temperature, "conformal": conformal.model_dump(mode="json")})
+        print(f"stored in {path}")
+
+
+def _uncalibrated(member: Member) -> Member:
+    return replace(member, settings=member.settings.model_copy(update={"temperature": 1.0, "conformal": None}))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
