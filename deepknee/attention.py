@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from deepknee.model import KneeNet, pool
+from deepknee.model import GradingNet
 
 Method = Literal["gradcam", "hirescam", "integrated"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -44,63 +44,56 @@ BLUR_MM = 5.0  # standard deviation of the blur that leaves of a knee its shafts
 SMOOTH_MM = 1.5  # of the map of single pixels before its negative part is cut off: gradients alternate along an edge
 STEPS = 32  # points of the path at which gradients are taken
 
-Pair = tuple[Tensor, Tensor]  # of the lateral and the medial compartment
+Maps = tuple[Tensor, ...]  # one a picture: of the lateral and the medial compartment, or of one window
 Chance = Callable[[Sequence[Tensor]], Tensor]  # from what is explained to each knee's probability of its grade, (B,)
-Classify = Callable[[Sequence[Pair]], Tensor]  # from the feature maps of all networks to probabilities, (B, 5)
+Classify = Callable[[Sequence[Maps]], Tensor]  # from the feature maps of all networks to probabilities, (B, 5)
 
 
-def gradcam(net: KneeNet, features: tuple[Tensor, Tensor], grades: Tensor) -> tuple[Tensor, Tensor]:
-    """Weigh the feature maps of both compartments by what they add to the logit of a grade.
-
-    Parameters
-    ----------
-    net : KneeNet
-        In evaluation mode.
-    features : (Tensor, Tensor), shapes (B, C, h, w)
-        Lateral and medial maps from `KneeNet.features`.
-    grades : Tensor, shape (B,), int64
-        Grade of each knee whose logit is explained.
-
-    Returns
-    -------
-    lateral, medial : Tensor, shape (B, h, w)
-        Sum over channels of the maps times the gradient of that logit with respect to the pooled maps; negative sums
-        are 0.
-    """
-    with torch.enable_grad():
-        pooled = [pool(maps).detach().requires_grad_() for maps in features]
-        logits = net.classify(*pooled)
-        gradients = torch.autograd.grad(logits.gather(1, grades[:, None]).sum(), pooled)
-    lateral, medial = (
-        functional.relu(torch.einsum("bc,bchw->bhw", weight, maps.detach()))
-        for weight, maps in zip(gradients, features, strict=True)
-    )
-    return lateral, medial
-
-
-def ensemble_gradcam(nets: Sequence[KneeNet], features: Sequence[Pair], grades: Tensor) -> Pair:
-    """Average the Grad-CAM of M networks.
+def gradcam(net: GradingNet, features: Maps, grades: Tensor) -> Maps:
+    """Weigh the feature maps of every picture by what they add to the logit of a grade.
 
     Parameters
     ----------
-    nets : sequence of KneeNet
+    net : GradingNet
         In evaluation mode.
-    features : sequence of (Tensor, Tensor), shapes (B, C, h, w)
-        Of each network; the maps of all have the same size.
+    features : tuple of Tensor, shapes (B, C, h, w)
+        What `GradingNet.features` returned.
     grades : Tensor, shape (B,), int64
         Grade of each knee that is explained.
 
     Returns
     -------
-    lateral, medial : Tensor, shape (B, h, w)
-        0 or more.
+    tuple of Tensor, shapes (B, h, w)
+        ``relu(sum_c w_c A_c)`` of each picture, where ``w_c`` is the gradient of the grade's logit summed over the map
+        ``A_c``: where maps are averaged before they are weighed, the gradient with respect to the pooled feature.
+    """
+    gradients = _gradients(lambda maps: _of_grades(net.judge(*maps), grades), features)
+    weighed = (gradient.sum((-2, -1), keepdim=True) * maps for gradient, maps in zip(gradients, features, strict=True))
+    return tuple(maps.detach().sum(1).relu() for maps in weighed)
+
+
+def ensemble_gradcam(nets: Sequence[GradingNet], features: Sequence[Maps], grades: Tensor) -> Maps:
+    """Average the Grad-CAM of M networks.
+
+    Parameters
+    ----------
+    nets : sequence of GradingNet
+        In evaluation mode.
+    features : sequence of tuple of Tensor, shapes (B, C, h, w)
+        Of each network, a tensor a picture; the maps of all have the same size.
+    grades : Tensor, shape (B,), int64
+        Grade of each knee that is explained.
+
+    Returns
+    -------
+    tuple of Tensor, shapes (B, h, w)
+        Of each picture; 0 or more.
     """
     cams = [gradcam(net, maps, grades) for net, maps in zip(nets, features, strict=True)]
-    lateral, medial = (torch.stack(maps).mean(0) for maps in zip(*cams, strict=True))
-    return lateral, medial
+    return tuple(torch.stack(maps).mean(0) for maps in zip(*cams, strict=True))
 
 
-def ensemble_hirescam(features: Sequence[Pair], grades: Tensor, classify: Classify) -> Pair:
+def ensemble_hirescam(features: Sequence[Maps], grades: Tensor, classify: Classify) -> Maps:
     """Add up the HiResCAM of M networks, then cut off what is negative.
 
     Parameters
@@ -112,52 +105,60 @@ def ensemble_hirescam(features: Sequence[Pair], grades: Tensor, classify: Classi
 
     Returns
     -------
-    lateral, medial : Tensor, shape (B, h, w)
-        0 or more.
+    tuple of Tensor, shapes (B, h, w)
+        Of each picture; 0 or more.
     """
-    maps = hirescam(lambda flat: _of_grades(classify(_pairs(flat)), grades), _flat(features))
-    return torch.stack(maps[::2]).sum(0).relu(), torch.stack(maps[1::2]).sum(0).relu()
+    pictures = len(features[0])
+    maps = hirescam(lambda flat: _of_grades(classify(_by_network(flat, pictures)), grades), _flat(features))
+    return tuple(torch.stack(same).sum(0).relu() for same in _by_picture(maps, pictures))
 
 
 def pixel_shares(
-    nets: Sequence[KneeNet],
-    patches: Sequence[Pair],
-    blurred: Sequence[Pair],
+    nets: Sequence[GradingNet],
+    patches: Sequence[Maps],
+    blurred: Sequence[Maps],
     grades: Tensor,
     classify: Classify,
     steps: int = STEPS,
-) -> Pair:
-    """Share a probability out among the pixels of both patches by integrated gradients, all networks together.
+) -> Maps:
+    """Share a probability out among the pixels of all pictures by integrated gradients, all networks together.
 
     Parameters
     ----------
     nets, grades, classify
         As above.
-    patches, blurred : sequence of (Tensor, Tensor), shapes (B, 1, P, P)
+    patches, blurred : sequence of tuple of Tensor, shapes (B, 1, P, Q)
         What each network sees, and what that is compared with.
     steps : int
         As for `integrated_gradients`.
 
     Returns
     -------
-    lateral, medial : Tensor, shape (B, P, P)
-        Signed; the sum over both is the probability of `patches` less that of `blurred`.
+    tuple of Tensor, shapes (B, P, Q)
+        Of each picture, signed; the sum over all is the probability of `patches` less that of `blurred`.
     """
+    pictures = len(patches[0])
 
     def chance(flat: Sequence[Tensor]) -> Tensor:
-        features = [net.features(*pair) for net, pair in zip(nets, _pairs(flat), strict=True)]
-        return _of_grades(classify(features), grades)
+        parts = zip(nets, _by_network(flat, pictures), strict=True)
+        return _of_grades(classify([net.features(*seen) for net, seen in parts]), grades)
 
     shares = integrated_gradients(chance, _flat(patches), _flat(blurred), steps)
-    return torch.stack(shares[::2]).sum((0, 2)), torch.stack(shares[1::2]).sum((0, 2))
+    return tuple(torch.stack(same).sum((0, 2)) for same in _by_picture(shares, pictures))
 
 
-def _flat(pairs: Sequence[Pair]) -> list[Tensor]:
-    return [part for pair in pairs for part in pair]
+def _flat(parts: Sequence[Maps]) -> list[Tensor]:
+    return [part for network in parts for part in network]
 
 
-def _pairs(flat: Sequence[Tensor]) -> list[Pair]:
-    return list(zip(flat[::2], flat[1::2], strict=True))
+def _by_network(flat: Sequence[Tensor], pictures: int) -> list[Maps]:
+    """Undo `_flat`: a tuple a network."""
+    return [tuple(flat[start : start + pictures]) for start in range(0, len(flat), pictures)]
+
+
+def _by_picture(flat: Sequence[Tensor], pictures: int) -> list[list[Tensor]]:
+    """Gather what `_flat` laid out: a list a picture, an element a network."""
+    return [list(flat[number::pictures]) for number in range(pictures)]
 
 
 def _of_grades(probabilities: Tensor, grades: Tensor) -> Tensor:
@@ -248,9 +249,9 @@ def _gaussian(picture: NDArray, sigma_px: float, border: int = cv2.BORDER_REPLIC
     return cv2.GaussianBlur(picture, (0, 0), sigma_px, borderType=border)
 
 
-def enlarge(maps: Tensor, size: int) -> Tensor:
-    """Resize maps bilinearly, pixel centres on pixel centres: (B, h, w) to (B, size, size)."""
-    return functional.interpolate(maps[:, None], size=(size, size), mode="bilinear", align_corners=False)[:, 0]
+def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize maps bilinearly, pixel centres on pixel centres: (B, h, w) to (B, rows, columns)."""
+    return functional.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def fade_edges(maps: Tensor, width: int = 7) -> Tensor:

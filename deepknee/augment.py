@@ -1,4 +1,4 @@
-"""From an 8-bit ROI to the patches that a network reads, with and without random changes.
+"""From an 8-bit ROI to the pictures that a network reads, with and without random changes.
 
 Randomness is torch's global generator, which the engine seeds for every epoch and worker.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from deepknee.patches import PatchGeometry
+from deepknee.views import View
 from kneel.engine.config import Settings
 
 Range = tuple[float, float]
@@ -69,13 +69,13 @@ class RandomGamma(v2.Transform):
         return functional.adjust_gamma(inpt, params["gamma"])
 
 
-class TrainingPatches:
-    """Random patches of a ROI.
+class TrainingPictures:
+    """Random pictures of a ROI.
 
     Parameters
     ----------
-    geometry
-        Where patches lie.
+    view
+        What the network sees of it.
     augmentation
         How far pictures are changed.
 
@@ -85,13 +85,14 @@ class TrainingPatches:
         The jitter is wider than the rim around the crop.
     """
 
-    def __init__(self, geometry: PatchGeometry, augmentation: Augmentation) -> None:
+    def __init__(self, view: View, augmentation: Augmentation) -> None:
+        geometry = view.geometry
         if augmentation.jitter_px > geometry.margin:
             raise ValueError(
                 f"jitter_px = {augmentation.jitter_px}: must be at most {geometry.margin}, the rim that crop = "
                 f"{geometry.crop} leaves in roi_px = {geometry.roi_px}"
             )
-        self.geometry, self.jitter = geometry, augmentation.jitter_px
+        self.view, self.jitter = view, augmentation.jitter_px
         self.change = v2.Compose(
             [
                 v2.ToDtype(torch.float32, scale=True),
@@ -101,8 +102,8 @@ class TrainingPatches:
             ]
         )
 
-    def __call__(self, roi: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw one pair of patches.
+    def __call__(self, roi: Tensor) -> tuple[Tensor, ...]:
+        """Draw the pictures of one knee.
 
         Parameters
         ----------
@@ -111,11 +112,11 @@ class TrainingPatches:
 
         Returns
         -------
-        lateral, medial : Tensor, shape (1, P, P), float32
-            In [0, 1], not standardised; medial mirrored.
+        tuple of Tensor, shapes (1, rows, columns), float32
+            In [0, 1], not standardised: lateral and mirrored medial patch, or one window.
         """
         right, down = torch.randint(-self.jitter, self.jitter + 1, (2,)).tolist()
-        return self.geometry.split_compartments(self.change(roi), (right, down))
+        return self.view.cut(self.change(roi), (right, down))
 
 
 def _uniform(low: float, high: float) -> float:

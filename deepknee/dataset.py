@@ -61,28 +61,27 @@ class GradedKnees:
         return GradedKnees(self.rois[indices], self.grades[indices], subjects, names)
 
 
-class PatchDataset(Dataset[tuple[Tensor, Tensor, int]]):
-    """Pairs of patches with their grade.
+class PatchDataset(Dataset[tuple[Any, ...]]):
+    """Pictures of knees with their grade.
 
     Parameters
     ----------
     knees
         What to show.
     cut
-        From a ROI (1, S, S) uint8 to its lateral and medial patch.
+        From a ROI (1, S, S) uint8 to the pictures that a network sees; see `deepknee.views.View.cut`.
     """
 
-    def __init__(self, knees: GradedKnees, cut: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, knees: GradedKnees, cut: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
         self.knees, self.cut = knees, cut
 
     def __len__(self) -> int:
         """Return the number of knees."""
         return len(self.knees)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
-        """Return the lateral and the medial patch, (1, P, P) each, and the grade."""
-        lateral, medial = self.cut(torch.from_numpy(self.knees.rois[index])[None])
-        return lateral, medial, int(self.knees.grades[index])
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        """Return the pictures, such as the lateral and the medial patch, (1, P, P) each, and then the grade."""
+        return *self.cut(torch.from_numpy(self.knees.rois[index])[None]), int(self.knees.grades[index])
 
 
 def load_split(

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ from deepknee.attention import (
     BLUR_MM,
     METHODS,
     SMOOTH_MM,
+    Maps,
     Method,
-    Pair,
     blur_rois,
     enlarge,
     ensemble_gradcam,
@@ -31,31 +31,19 @@ from deepknee.attention import (
     smooth_maps,
 )
 from deepknee.conformal import Conformal
-from deepknee.intensity import Intensity, adjust_contrast, plain_patches
-from deepknee.model import GRADES, KneeNet, pool
+from deepknee.intensity import Intensity, adjust_contrast
+from deepknee.model import GRADES, GradingNet
+from deepknee.networks import ModelSettings, build_net
 from deepknee.patches import PatchGeometry
+from deepknee.views import Compartments, View, plain_pictures
 from kneel.engine.config import Settings
 from kneel.engine.snapshot import SnapshotError, load_snapshot
 from kneel.imaging.geometry import RoiFrame, Side, Spacing
 
 Mode = Literal["mean", "2018"]
+Same = TypeVar("Same")
 TASK = "kl"
 _BATCH = 32  # knees at a time, so that a folder of ROIs does not fill the memory
-
-
-class ModelSettings(Settings):
-    """Arguments of `deepknee.model.KneeNet`.
-
-    Attributes
-    ----------
-    width
-        Channels of the first block.
-    dropout
-        Share of pooled features dropped in training.
-    """
-
-    width: int = Field(64, ge=1)
-    dropout: float = Field(0.2, ge=0, lt=1)
 
 
 class GraderSettings(Settings):
@@ -64,7 +52,7 @@ class GraderSettings(Settings):
     Attributes
     ----------
     model
-        Arguments of the network.
+        Arguments of the network, and which kind it is.
     geometry
         ROI and patches.
     intensity
@@ -73,6 +61,8 @@ class GraderSettings(Settings):
         Divides the logits before the softmax; 1 leaves them as trained.
     conformal
         What makes sets of grades from the probabilities of the ensemble; None where no threshold was fitted.
+    mode
+        How the answers of an ensemble are put together; see `Grader`.
     """
 
     model: ModelSettings
@@ -80,6 +70,7 @@ class GraderSettings(Settings):
     intensity: Intensity
     temperature: float = Field(1.0, gt=0)
     conformal: Conformal | None = None
+    mode: Mode = "mean"
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,13 +79,13 @@ class Member:
 
     Attributes
     ----------
-    net : KneeNet
+    net : GradingNet
         In evaluation mode.
     settings : GraderSettings
         How it is used.
     """
 
-    net: KneeNet
+    net: GradingNet
     settings: GraderSettings
 
 
@@ -107,7 +98,7 @@ class Grade:
     probabilities : ndarray, shape (N, 5), float64
         Of KL 0 to 4; every row sums to 1.
     attention : ndarray, shape (N, S, S), float32
-        Where the likeliest grade comes from, on the grid of the ROI, in [0, 1]; 0 outside the patches.
+        Where the likeliest grade comes from, on the grid of the ROI, in [0, 1]; 0 outside what the networks see.
     members : ndarray, shape (M, N, 5), float64, or None
         Probabilities of each network by itself.
     conformal : Conformal or None
@@ -136,15 +127,16 @@ class Grade:
 
 
 class Grader:
-    """An ensemble of networks over one patch geometry.
+    """An ensemble of networks of one kind over one geometry.
 
     Parameters
     ----------
     members : sequence of Member
-        At least one; all with the same geometry.
-    mode : {"mean", "2018"}
+        At least one; all of the same kind and with the same geometry.
+    mode : {"mean", "2018"}, optional
         ``mean``: the mean of the networks' probabilities. ``2018``: the softmax of the sum of their logits, and
-        Grad-CAM faded at the borders of the patches, as the authors' code does.
+        Grad-CAM faded at the borders of the patches, as the authors' code does; for Siamese networks only. Left out,
+        it is what the networks' settings say.
     device : str or torch.device
         Where the networks run.
     attention : {"gradcam", "hirescam", "integrated"}
@@ -153,28 +145,31 @@ class Grader:
     Raises
     ------
     ValueError
-        No member, members of different geometry, or a mode or kind of attention that is not known.
+        No member, members of different kinds, geometry or modes, or a mode or kind of attention that is not known.
     """
 
     def __init__(
         self,
         members: Sequence[Member],
         *,
-        mode: Mode = "mean",
+        mode: Mode | None = None,
         device: str | torch.device = "cpu",
         attention: Method = "gradcam",
     ) -> None:
-        if mode not in ("mean", "2018"):
-            raise ValueError(f"mode is {mode!r}: must be 'mean' or '2018'")
         if attention not in METHODS:
             raise ValueError(f"attention is {attention!r}: must be one of {', '.join(METHODS)}")
         if not members:
             raise ValueError("no network to grade with: at least one is needed")
-        geometries = list(dict.fromkeys(member.settings.geometry for member in members))
-        if len(geometries) > 1:
-            raise ValueError(f"networks of different geometry cannot be mixed: {geometries[0]!r} and {geometries[1]!r}")
-        self.geometry: PatchGeometry = geometries[0]
-        self.mode, self.device, self.attention = mode, torch.device(device), attention
+        settings = [member.settings for member in members]
+        self.kind = _only("kinds", [how.model.look for how in settings])
+        self.geometry: PatchGeometry = _only("geometry", [how.geometry for how in settings])
+        self.view: View = settings[0].model.view(self.geometry)
+        self.mode: Mode = _only("modes", [how.mode for how in settings]) if mode is None else mode
+        if self.mode not in get_args(Mode):
+            raise ValueError(f"mode is {self.mode!r}: must be 'mean' or '2018'")
+        if self.mode == "2018" and not isinstance(self.view, Compartments):
+            raise ValueError(f"mode is '2018': that is of Siamese networks, and these are {self.kind}")
+        self.device, self.attention = torch.device(device), attention
         self.members = tuple(Member(member.net.to(self.device).eval(), member.settings) for member in members)
 
     @classmethod
@@ -182,7 +177,7 @@ class Grader:
         cls,
         paths: Sequence[Path | str],
         *,
-        mode: Mode = "mean",
+        mode: Mode | None = None,
         device: str | torch.device = "cpu",
         attention: Method = "gradcam",
     ) -> Self:
@@ -200,7 +195,7 @@ class Grader:
         SnapshotError
             A file cannot be read or is no grading snapshot.
         ValueError
-            No file, or files of different geometry.
+            No file, or files of different kinds, geometry or modes.
         """
         return cls([load_member(path) for path in paths], mode=mode, device=device, attention=attention)
 
@@ -250,53 +245,62 @@ class Grader:
 
     @torch.no_grad()
     def _predict(self, rois: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.float64]]:
-        features = [member.net.features(*self._patches(rois, member.settings.intensity)) for member in self.members]
+        features = [member.net.features(*self._pictures(rois, member.settings.intensity)) for member in self.members]
         probabilities, members = self._probabilities(features), self._each(self._logits(features))
         attention = self._attention(rois, features, probabilities.argmax(1))
         return probabilities.cpu().numpy(), attention.cpu().numpy(), members.cpu().numpy()
 
-    def _patches(self, rois: NDArray[np.uint8], intensity: Intensity, blur_px: float = 0) -> Pair:
+    def _pictures(self, rois: NDArray[np.uint8], intensity: Intensity, blur_px: float = 0) -> Maps:
         adjusted = np.stack([adjust_contrast(roi, intensity.contrast, self.geometry) for roi in rois])
         shown = blur_rois(adjusted, blur_px) if blur_px else adjusted
-        lateral, medial = plain_patches(self.geometry, torch.from_numpy(shown[:, None]).to(self.device))
-        return intensity.standardize(lateral), intensity.standardize(medial)
+        pictures = plain_pictures(self.view, torch.from_numpy(shown[:, None]).to(self.device))
+        return tuple(map(intensity.standardize, pictures))
 
-    def _logits(self, features: Sequence[Pair]) -> Tensor:
+    def _logits(self, features: Sequence[Maps]) -> Tensor:
         """Return the logits of each network, (M, N, 5), float64."""
         parts = zip(self.members, features, strict=True)
-        return torch.stack([member.net.classify(*map(pool, maps)).double() for member, maps in parts])
+        return torch.stack([member.net.judge(*maps).double() for member, maps in parts])
 
     def _each(self, logits: Tensor) -> Tensor:
         """Return the probabilities of each network, (M, N, 5)."""
         temperatures = [member.settings.temperature for member in self.members]
         return (logits / logits.new_tensor(temperatures)[:, None, None]).softmax(2)
 
-    def _probabilities(self, features: Sequence[Pair]) -> Tensor:
+    def _probabilities(self, features: Sequence[Maps]) -> Tensor:
         """Return the probabilities of the ensemble, (N, 5)."""
         logits = self._logits(features)
         return logits.sum(0).softmax(1) if self.mode == "2018" else self._each(logits).mean(0)
 
-    def _attention(self, rois: NDArray[np.uint8], features: Sequence[Pair], grades: Tensor) -> Tensor:
+    def _attention(self, rois: NDArray[np.uint8], features: Sequence[Maps], grades: Tensor) -> Tensor:
         """Work out the ensemble's map of a grade of each knee: (N, S, S)."""
-        nets, merge = [member.net for member in self.members], self.geometry.merge_compartments
+        nets, merge = [member.net for member in self.members], self.view.merge
         if self.attention == "integrated":
             blur_px, smooth_px = (width / self.geometry.spacing_mm for width in (BLUR_MM, SMOOTH_MM))
             there, blurred = (
-                [self._patches(rois, member.settings.intensity, blur) for member in self.members]
+                [self._pictures(rois, member.settings.intensity, blur) for member in self.members]
                 for blur in (0, blur_px)
             )
             shares = merge(*pixel_shares(nets, there, blurred, grades, self._probabilities))
-            seen = merge(*[torch.ones_like(there[0][0][:, 0])] * 2)
+            seen = merge(*(torch.ones_like(picture[:, 0]) for picture in there[0]))
             return normalize_maps(smooth_maps(shares, smooth_px).relu() * seen)
         if self.attention == "hirescam":
             coarse = ensemble_hirescam(features, grades, self._probabilities)
         else:
             coarse = ensemble_gradcam(nets, features, grades)
-        lateral, medial = (enlarge(maps, self.geometry.patch) for maps in coarse)
+        maps = [enlarge(each, self.view.size) for each in coarse]
         if self.mode == "2018" and self.attention == "gradcam":
             # The fading is not symmetric: it acts on the medial map as it lies in the picture.
-            lateral, medial = fade_edges(lateral), fade_edges(medial.flip(-1)).flip(-1)
-        return normalize_maps(merge(lateral, medial))
+            lateral, medial = maps
+            maps = [fade_edges(lateral), fade_edges(medial.flip(-1)).flip(-1)]
+        return normalize_maps(merge(*maps))
+
+
+def _only(what: str, values: Sequence[Same]) -> Same:
+    """Return what all members have in common."""
+    first, *others = dict.fromkeys(values)
+    if others:
+        raise ValueError(f"networks of different {what} cannot be mixed: {first!r} and {others[0]!r}")
+    return first
 
 
 def load_member(path: Path | str) -> Member:
@@ -324,8 +328,3 @@ def load_member(path: Path | str) -> Member:
     except (ValidationError, RuntimeError) as error:
         raise SnapshotError(f"{path}: does not describe a grading network: {error}") from error
     return Member(net, settings)
-
-
-def build_net(settings: ModelSettings) -> KneeNet:
-    """Build a network, laid out for speed: channels last is 1.3 to 1.6 times as fast on a CPU."""
-    return KneeNet(width=settings.width, dropout=settings.dropout).to(memory_format=torch.channels_last)

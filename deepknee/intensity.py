@@ -56,22 +56,3 @@ def adjust_contrast(roi: NDArray[np.uint8], contrast: Contrast, geometry: PatchG
         return roi
     measured = roi if contrast == "roi" else np.concatenate(geometry.split_compartments(roi))
     return np.rint(255 * normalize_percentiles(roi, measured=measured)).astype(np.uint8)
-
-
-def plain_patches(geometry: PatchGeometry, rois: Tensor) -> tuple[Tensor, Tensor]:
-    """Cut patches without any change, for validation and reading.
-
-    Parameters
-    ----------
-    geometry : PatchGeometry
-        Where patches lie.
-    rois : Tensor, shape (..., S, S), uint8
-        ROIs.
-
-    Returns
-    -------
-    lateral, medial : Tensor, shape (..., P, P), float32
-        In [0, 1], not standardised; medial mirrored.
-    """
-    lateral, medial = geometry.split_compartments(rois)
-    return lateral.float() / 255, medial.float() / 255

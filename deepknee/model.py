@@ -44,7 +44,26 @@ class Branch(nn.Module):
         return self.block3(features)
 
 
-class KneeNet(nn.Module):
+class GradingNet(nn.Module):
+    """What every network that grades can do; see `deepknee.networks` for the kinds.
+
+    It sees one or more pictures of a knee, of which it makes feature maps, and judges these.
+    """
+
+    def forward(self, *pictures: Tensor) -> Tensor:
+        """Return the logits, and behind them whatever else the loss of its kind needs: (B, K or more)."""
+        return self.judge(*self.features(*pictures))
+
+    def features(self, *pictures: Tensor) -> tuple[Tensor, ...]:
+        """Return the last feature maps (B, C, h, w) of every picture (B, 1, H, W): those that attention explains."""
+        raise NotImplementedError
+
+    def judge(self, *maps: Tensor) -> Tensor:
+        """Return the logits (B, K) of the feature maps."""
+        raise NotImplementedError
+
+
+class KneeNet(GradingNet):
     """Grade a knee from its lateral and its mirrored medial patch, read by one branch.
 
     Module names and shapes are those of the authors' weights, which load with ``strict=True`` once ``module.`` is
@@ -71,24 +90,25 @@ class KneeNet(nn.Module):
         self.final = nn.Sequential(nn.Dropout(dropout), nn.Linear(8 * width, grades))
         self.apply(_initialise)
 
-    def forward(self, lateral: Tensor, medial: Tensor) -> Tensor:
-        """Return the logits.
+    def features(self, *pictures: Tensor) -> tuple[Tensor, ...]:
+        """Return the last feature maps of both compartments.
 
         Parameters
         ----------
-        lateral, medial : Tensor, shape (B, 1, P, P)
-            Standardised patches; medial mirrored.
+        pictures : two Tensors, shapes (B, 1, P, P)
+            The lateral and the medial patch, standardised; medial mirrored.
 
         Returns
         -------
-        Tensor, shape (B, K)
+        tuple of two Tensors, shapes (B, 4 N, h, w)
         """
-        return self.classify(*map(pool, self.features(lateral, medial)))
-
-    def features(self, lateral: Tensor, medial: Tensor) -> tuple[Tensor, Tensor]:
-        """Return each compartment's last feature maps, shapes (B, 4 N, h, w)."""
+        lateral, medial = pictures
         both = self.branch(torch.cat([lateral, medial]))
         return both[: len(lateral)], both[len(lateral) :]
+
+    def judge(self, *maps: Tensor) -> Tensor:
+        """Return the logits (B, K) of the feature maps of both compartments."""
+        return self.classify(*map(pool, maps))
 
     def classify(self, lateral: Tensor, medial: Tensor) -> Tensor:
         """Return the logits (B, K) of pooled features, shapes (B, 4 N)."""

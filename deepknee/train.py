@@ -1,6 +1,6 @@
-"""Training of the grading network."""
+"""Training of the grading networks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -10,17 +10,18 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.data import Dataset, WeightedRandomSampler
 
-from deepknee.augment import Augmentation, TrainingPatches
+from deepknee.augment import Augmentation, TrainingPictures
 from deepknee.dataset import GradedKnees, PatchDataset, load_split
-from deepknee.ensemble import TASK, GraderSettings, ModelSettings, build_net
-from deepknee.intensity import Contrast, Intensity, plain_patches
+from deepknee.ensemble import TASK, GraderSettings
+from deepknee.intensity import Contrast, Intensity
 from deepknee.metrics import grading_metrics
-from deepknee.model import GRADES, MIN_PATCH, KneeNet
+from deepknee.model import GRADES, GradingNet
+from deepknee.networks import ModelSettings, SiameseSettings, build_net
 from deepknee.patches import PatchGeometry
 from deepknee.sources import Source
+from deepknee.views import View, plain_pictures
 from kneel.engine.board import Board
 from kneel.engine.config import ConfigError, Settings, TrainingConfig
 from kneel.engine.fit import FitResult, fit
@@ -54,6 +55,9 @@ class GradingExperiment(Settings):
     ----------
     task
         Always ``kl``.
+    ensemble
+        Name under which trainings that differ in nothing but their seed (or fold) are read as one ensemble, such as
+        those of three files; None reads the folds of this file only.
     data
         Where the knees come from.
     folds
@@ -65,19 +69,19 @@ class GradingExperiment(Settings):
     """
 
     task: Literal["kl"]
+    ensemble: str | None = Field(None, min_length=1)
     data: Source
     folds: int = Field(5, ge=2)
     contrast: Contrast = "film"
     geometry: PatchGeometry = PatchGeometry()
-    model: ModelSettings = ModelSettings()
+    model: ModelSettings = SiameseSettings()
     augmentation: Augmentation = Augmentation()
     sampling: Sampling = Sampling()
     training: TrainingConfig
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.geometry.patch < MIN_PATCH:
-            raise ValueError(f"geometry.patch = {self.geometry.patch}: the network needs at least {MIN_PATCH} pixels")
+        self.model.view(self.geometry)
         if self.augmentation.jitter_px > self.geometry.margin:
             jitter, margin = self.augmentation.jitter_px, self.geometry.margin
             raise ValueError(f"augmentation.jitter_px = {jitter}: the rim around geometry.crop is {margin} pixels")
@@ -104,6 +108,8 @@ class GradingTask:
         if not 0 <= fold < folds:
             raise ConfigError(f"fold = {fold}: must be 0 to {folds - 1}")
         self.experiment, self.data_root, self.name, self.fold = experiment, data_root, name, fold
+        self.view: View = experiment.model.view(experiment.geometry)
+        self.started_from: str | None = None  # known once the network is built
 
     @cached_property
     def knees(self) -> tuple[GradedKnees, GradedKnees]:
@@ -123,21 +129,23 @@ class GradingTask:
     def settings(self) -> GraderSettings:
         """What the snapshot needs besides the weights; the intensity is measured on the training knees."""
         experiment = self.experiment
-        mean, std = patch_statistics(self.knees[0].rois, experiment.geometry)
+        mean, std = grey_statistics(self.knees[0].rois, self.view)
         intensity = Intensity(contrast=experiment.contrast, mean=mean, std=std)
         return GraderSettings(model=experiment.model, geometry=experiment.geometry, intensity=intensity)
 
-    def build_model(self) -> KneeNet:
-        """Build the network."""
-        return build_net(self.experiment.model)
+    def build_model(self) -> GradingNet:
+        """Build the network, with the weights that it starts from."""
+        net = build_net(self.experiment.model)
+        self.started_from = self.experiment.model.start(net)
+        return net
 
     def train_dataset(self) -> Dataset[Any]:
         """Build the augmented training set."""
-        return PatchDataset(self.knees[0], TrainingPatches(self.experiment.geometry, self.experiment.augmentation))
+        return PatchDataset(self.knees[0], TrainingPictures(self.view, self.experiment.augmentation))
 
     def val_dataset(self) -> Dataset[Any]:
         """Build the validation set."""
-        return PatchDataset(self.knees[1], partial(plain_patches, self.experiment.geometry))
+        return PatchDataset(self.knees[1], partial(plain_pictures, self.view))
 
     def train_sampler(self, dataset: Dataset[Any], generator: torch.Generator) -> WeightedRandomSampler | None:
         """Draw the epoch's knees, every grade as often; None leaves the order to the engine."""
@@ -148,13 +156,13 @@ class GradingTask:
         weights = 1 / np.bincount(grades)[grades]
         return WeightedRandomSampler(weights.tolist(), sampling.samples or len(grades), generator=generator)
 
-    def training_loss(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Cross-entropy."""
-        return functional.cross_entropy(self._logits(model, batch), batch[2])
+    def training_loss(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
+        """Return the loss of this kind of network."""
+        return self.experiment.model.loss(self._outputs(model, batch), batch[-1])
 
-    def predict(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
+    def predict(self, model: nn.Module, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """Grade a batch."""
-        return {"probabilities": self._logits(model, batch).softmax(1), "grades": batch[2]}
+        return {"probabilities": self._outputs(model, batch)[:, :GRADES].softmax(1), "grades": batch[-1]}
 
     def metrics(self, outputs: Mapping[str, NDArray]) -> dict[str, float]:
         """Judge the validation set."""
@@ -170,22 +178,23 @@ class GradingTask:
             "fold": self.fold,
             **self.settings.model_dump(mode="json"),
             "knees": {part: np.bincount(knees.grades, minlength=GRADES).tolist() for part, knees in parts},
+            **({"started_from": self.started_from} if self.started_from else {}),
         }
 
-    def _logits(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        lateral, medial = (self.settings.intensity.standardize(patches) for patches in batch[:2])
-        return model(lateral, medial).float()
+    def _outputs(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
+        """Return the logits, and behind them what else the kind's loss needs; a batch ends with its grades."""
+        return model(*map(self.settings.intensity.standardize, batch[:-1])).float()
 
 
-def patch_statistics(rois: NDArray[np.uint8], geometry: PatchGeometry) -> tuple[float, float]:
-    """Mean and standard deviation of all pixels of both patches, on the [0, 1] scale.
+def grey_statistics(rois: NDArray[np.uint8], view: View) -> tuple[float, float]:
+    """Mean and standard deviation of all pixels that a network sees, on the [0, 1] scale.
 
     Parameters
     ----------
     rois : ndarray, shape (N, S, S), uint8
         ROIs.
-    geometry : PatchGeometry
-        Where the patches lie.
+    view : View
+        What it sees of them.
 
     Returns
     -------
@@ -194,8 +203,8 @@ def patch_statistics(rois: NDArray[np.uint8], geometry: PatchGeometry) -> tuple[
     """
     counts = np.zeros(256)
     for roi in rois:
-        for patch in geometry.split_compartments(roi):
-            counts += np.bincount(patch.ravel(), minlength=256)
+        for picture in view.cut(roi):
+            counts += np.bincount(picture.ravel(), minlength=256)
     grey = np.arange(256) / 255
     mean = np.average(grey, weights=counts)
     variance = np.average((grey - mean) ** 2, weights=counts)

@@ -18,9 +18,10 @@ from deepknee.attention import (
     smooth_maps,
 )
 from deepknee.cli import ATTENTION
-from deepknee.ensemble import Grader, GraderSettings, Member, ModelSettings
+from deepknee.ensemble import Grader, GraderSettings, Member
 from deepknee.intensity import Intensity
 from deepknee.model import KneeNet, pool
+from deepknee.networks import SiameseSettings
 from deepknee.patches import PatchGeometry
 
 
@@ -59,8 +60,8 @@ def test_gradcam_leaves_no_gradient_behind(net: KneeNet) -> None:
 
 def test_enlarge_is_bilinear_of_opencv() -> None:
     small = np.random.default_rng(0).random((10, 10), np.float32)
-    large = enlarge(torch.from_numpy(small)[None], 128)[0].numpy()
-    np.testing.assert_allclose(large, cv2.resize(small, (128, 128), interpolation=cv2.INTER_LINEAR), atol=1e-6)
+    large = enlarge(torch.from_numpy(small)[None], (128, 96))[0].numpy()
+    np.testing.assert_allclose(large, cv2.resize(small, (96, 128), interpolation=cv2.INTER_LINEAR), atol=1e-6)
 
 
 def test_faded_window_by_brute_force() -> None:
@@ -200,7 +201,7 @@ def medial_grader(method: str, weight: float = 0.3) -> Grader:
         net.final[1].weight[2, 4:] = weight
     geometry = PatchGeometry(roi_mm=50.0, roi_px=140, crop=136, patch=64, top=40)
     intensity = Intensity(mean=0.4, std=0.2)
-    part = Member(net, GraderSettings(model=ModelSettings(width=1), geometry=geometry, intensity=intensity))
+    part = Member(net, GraderSettings(model=SiameseSettings(width=1), geometry=geometry, intensity=intensity))
     return Grader([part, part], attention=method)  # type: ignore[arg-type]
 
 

@@ -3,11 +3,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from deepknee.augment import Augmentation, TrainingPatches
-from deepknee.intensity import Intensity, adjust_contrast, plain_patches
+from deepknee.augment import Augmentation, TrainingPictures
+from deepknee.intensity import Intensity, adjust_contrast
 from deepknee.patches import PatchGeometry
+from deepknee.views import Compartments, plain_pictures
 
 GEOMETRY = PatchGeometry(roi_mm=60.0, roi_px=60, crop=50, patch=24, top=12)
+VIEW = Compartments(GEOMETRY)
 NOTHING = Augmentation(brightness=(1.0, 1.0), contrast=(1.0, 1.0), rotation_deg=0.0, gamma=(1.0, 1.0), jitter_px=0)
 
 
@@ -21,27 +23,27 @@ def change(**settings: object) -> Augmentation:
     return Augmentation(**{**NOTHING.model_dump(), **settings})  # type: ignore[arg-type]
 
 
-def test_nothing_changed_is_the_plain_patches(roi: torch.Tensor) -> None:
-    for found, expected in zip(TrainingPatches(GEOMETRY, NOTHING)(roi), plain_patches(GEOMETRY, roi), strict=True):
+def test_nothing_changed_is_the_plain_pictures(roi: torch.Tensor) -> None:
+    for found, expected in zip(TrainingPictures(VIEW, NOTHING)(roi), plain_pictures(VIEW, roi), strict=True):
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
 def test_gamma_is_a_power(roi: torch.Tensor) -> None:
-    lateral, _ = TrainingPatches(GEOMETRY, change(gamma=(1.5, 1.5)))(roi)
-    torch.testing.assert_close(lateral, plain_patches(GEOMETRY, roi)[0] ** 1.5)
+    lateral, _ = TrainingPictures(VIEW, change(gamma=(1.5, 1.5)))(roi)
+    torch.testing.assert_close(lateral, plain_pictures(VIEW, roi)[0] ** 1.5)
 
 
 def test_brightness_is_a_factor_up_to_white(roi: torch.Tensor) -> None:
-    lateral, _ = TrainingPatches(GEOMETRY, change(brightness=(1.4, 1.4)))(roi)
-    torch.testing.assert_close(lateral, (1.4 * plain_patches(GEOMETRY, roi)[0]).clamp(max=1))
+    lateral, _ = TrainingPictures(VIEW, change(brightness=(1.4, 1.4)))(roi)
+    torch.testing.assert_close(lateral, (1.4 * plain_pictures(VIEW, roi)[0]).clamp(max=1))
 
 
 def test_jitter_reaches_every_shift_and_no_further(roi: torch.Tensor) -> None:
     grid = torch.arange(60 * 60, dtype=torch.float32).reshape(1, 60, 60)
-    draw = TrainingPatches(GEOMETRY, change(jitter_px=2))
+    draw = TrainingPictures(VIEW, change(jitter_px=2))
     draw.change = torch.nn.Identity()  # type: ignore[assignment]
     torch.manual_seed(0)
-    first = plain_patches(GEOMETRY, (grid).to(torch.float32))[0][0, 0, 0] * 255
+    first = plain_pictures(VIEW, (grid).to(torch.float32))[0][0, 0, 0] * 255
     seen = {int(draw(grid)[0][0, 0, 0] - first) for _ in range(600)}
     assert seen == {60 * down + right for down in range(-2, 3) for right in range(-2, 3)}
 
@@ -49,7 +51,7 @@ def test_jitter_reaches_every_shift_and_no_further(roi: torch.Tensor) -> None:
 def test_rotation_turns_about_the_middle_and_keeps_sides(roi: torch.Tensor) -> None:
     lateral_bright = torch.zeros(1, 60, 60, dtype=torch.uint8)
     lateral_bright[..., :30] = 200
-    draw = TrainingPatches(GEOMETRY, change(rotation_deg=15.0))
+    draw = TrainingPictures(VIEW, change(rotation_deg=15.0))
     torch.manual_seed(0)
     for _ in range(5):
         lateral, medial = draw(lateral_bright)
@@ -57,7 +59,7 @@ def test_rotation_turns_about_the_middle_and_keeps_sides(roi: torch.Tensor) -> N
 
 
 def test_draws_follow_torchs_seed(roi: torch.Tensor) -> None:
-    draw = TrainingPatches(GEOMETRY, Augmentation(jitter_px=5))
+    draw = TrainingPictures(VIEW, Augmentation(jitter_px=5))
     pairs = []
     for seed in (7, 7, 8):
         torch.manual_seed(seed)
@@ -68,7 +70,7 @@ def test_draws_follow_torchs_seed(roi: torch.Tensor) -> None:
 
 def test_patches_stay_in_range_and_the_roi_is_not_changed(roi: torch.Tensor) -> None:
     before = roi.clone()
-    draw = TrainingPatches(GEOMETRY, Augmentation(jitter_px=5))
+    draw = TrainingPictures(VIEW, Augmentation(jitter_px=5))
     torch.manual_seed(0)
     patches = torch.stack([torch.cat(draw(roi)) for _ in range(20)])
     assert patches.min() >= 0
@@ -78,7 +80,7 @@ def test_patches_stay_in_range_and_the_roi_is_not_changed(roi: torch.Tensor) -> 
 
 def test_jitter_beyond_the_rim_is_refused() -> None:
     with pytest.raises(ValueError, match="jitter_px = 6: must be at most 5"):
-        TrainingPatches(GEOMETRY, change(jitter_px=6))
+        TrainingPictures(VIEW, change(jitter_px=6))
 
 
 @pytest.mark.parametrize("bounds", [(1.2, 0.8), (0.0, 1.0)])

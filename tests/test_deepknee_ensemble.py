@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from deepknee.conformal import Conformal
-from deepknee.ensemble import Grader, GraderSettings, Member, ModelSettings, build_net, load_member
+from deepknee.ensemble import Grader, GraderSettings, Member, load_member
 from deepknee.intensity import Intensity, adjust_contrast
 from deepknee.model import KneeNet
+from deepknee.networks import SiameseSettings, build_net
 from deepknee.patches import PatchGeometry
 from kneel.engine.snapshot import SnapshotError, save_snapshot
 
@@ -17,12 +18,14 @@ GEOMETRY = PatchGeometry(roi_mm=50.0, roi_px=140, crop=136, patch=64, top=40)
 
 def settings(geometry: PatchGeometry = GEOMETRY, temperature: float = 1.0, contrast: str = "film") -> GraderSettings:
     intensity = Intensity(contrast=contrast, mean=0.4, std=0.2)  # type: ignore[arg-type]
-    return GraderSettings(model=ModelSettings(width=2), geometry=geometry, intensity=intensity, temperature=temperature)
+    return GraderSettings(
+        model=SiameseSettings(width=2), geometry=geometry, intensity=intensity, temperature=temperature
+    )
 
 
 def member(seed: int, **options: object) -> Member:
     torch.manual_seed(seed)
-    return Member(build_net(ModelSettings(width=2)).eval(), settings(**options))  # type: ignore[arg-type]
+    return Member(build_net(SiameseSettings(width=2)).eval(), settings(**options))  # type: ignore[arg-type]
 
 
 def random_rois(count: int, seed: int = 0) -> np.ndarray:
@@ -106,7 +109,7 @@ def test_attention_of_a_medial_finding_is_medial() -> None:
         for parameter in net.parameters():
             parameter.fill_(0.1)
         net.final[1].weight[:, :4] = 0
-    part = Member(net, settings().model_copy(update={"model": ModelSettings(width=1)}))
+    part = Member(net, settings().model_copy(update={"model": SiameseSettings(width=1)}))
     attention = Grader([part]).predict(random_rois(1)).attention[0]
     assert attention[:, 74:].max() == 1
     assert attention[:, :74].max() == 0
@@ -172,7 +175,7 @@ def test_snapshots_of_others_are_refused(tmp_path: Path) -> None:
     save_snapshot(path, part.net.state_dict(), {key: meta[key] for key in ("task", "model", "geometry")})
     with pytest.raises(SnapshotError, match=r"(?s)net\.safetensors.*intensity"):
         load_member(path)
-    save_snapshot(path, build_net(ModelSettings(width=3)).state_dict(), meta)
+    save_snapshot(path, build_net(SiameseSettings(width=3)).state_dict(), meta)
     with pytest.raises(SnapshotError, match=r"(?s)net\.safetensors.*size mismatch"):
         load_member(path)
 
@@ -183,7 +186,7 @@ def test_reading_of_the_authors_ensemble(side: str) -> None:
     if not PARITY.is_dir():
         pytest.skip("the authors' outputs are not beside this checkout")
     mean, std = np.load(PARITY / "deepknee_mean_std.npy").ravel().tolist()
-    how = GraderSettings(model=ModelSettings(), geometry=PatchGeometry(), intensity=Intensity(mean=mean, std=std))
+    how = GraderSettings(model=SiameseSettings(), geometry=PatchGeometry(), intensity=Intensity(mean=mean, std=std))
     members = []
     for seed in range(3):
         weights = torch.load(PARITY / f"deepknee_seed_{seed}.pth", weights_only=True)

@@ -9,7 +9,8 @@ import torch
 from deepknee.dataset import GradedKnees
 from deepknee.ensemble import Grader
 from deepknee.patches import PatchGeometry
-from deepknee.train import GradingExperiment, GradingTask, patch_statistics, train_grader
+from deepknee.train import GradingExperiment, GradingTask, grey_statistics, train_grader
+from deepknee.views import Compartments
 from kneel.engine.config import ConfigError, load_config
 
 FOLDER = Path(__file__).resolve().parents[1]
@@ -91,15 +92,14 @@ def test_statistics_cover_both_patches() -> None:
     geometry = PatchGeometry(roi_mm=6.0, roi_px=6, crop=6, patch=3, top=0)
     rois = np.random.default_rng(0).integers(0, 256, (3, 6, 6), np.uint8)
     both = rois[:, :3] / 255  # rows 0..2; the two patches share all columns
-    assert patch_statistics(rois, geometry) == pytest.approx((both.mean(), both.std()), abs=1e-6)
+    assert grey_statistics(rois, Compartments(geometry)) == pytest.approx((both.mean(), both.std()), abs=1e-6)
 
 
 def test_statistics_are_those_of_the_training_knees(root: Path, tmp_path: Path) -> None:
     task = GradingTask(experiment(tmp_path), root, name="kl")
-    geometry = task.experiment.geometry
     assert isinstance(task.knees[0], GradedKnees)
     found = task.settings.intensity
-    assert (found.mean, found.std) == patch_statistics(task.knees[0].rois, geometry)
+    assert (found.mean, found.std) == grey_statistics(task.knees[0].rois, task.view)
 
 
 @pytest.mark.parametrize(

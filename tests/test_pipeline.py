@@ -11,7 +11,8 @@ from oracle import GEOMETRY, SHAPE_MM, FakeGrader, FakeLocalizer, film, place_kn
 
 import deepknee
 from deepknee.conformal import Conformal
-from deepknee.ensemble import GraderSettings, build_net
+from deepknee.ensemble import GraderSettings
+from deepknee.networks import build_net
 from deepknee.pipeline import DeviceError, Reader, ReadingError, choose_device, load_reader, read_knees
 from deepknee.weights import WeightsError
 from kneel.engine.snapshot import load_snapshot, save_snapshot

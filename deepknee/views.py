@@ -1,0 +1,159 @@
+"""What a kind of network sees of a ROI, and where that lies: cutting out and laying back are inverses.
+
+Dimensions: B knees, S ROI pixels.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepknee.patches import PatchGeometry
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+
+
+class View(Protocol):
+    """The pictures of a knee that a network takes, all of one size."""
+
+    @property
+    def geometry(self) -> PatchGeometry:
+        """Of the ROIs."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of every picture."""
+
+    def cut(self, rois: Array, shift: tuple[int, int] = (0, 0)) -> tuple[Array, ...]:
+        """Cut the pictures out of ROIs.
+
+        Parameters
+        ----------
+        rois : ndarray or Tensor, shape (..., S, S)
+            Lateral at small x.
+        shift : (int, int)
+            How far right and down the pictures move, each within `PatchGeometry.margin`: jitter for training.
+
+        Returns
+        -------
+        tuple of ndarray or Tensor, shapes (..., rows, columns)
+
+        Raises
+        ------
+        ValueError
+            The ROIs have another size, or the shift is too large.
+        """
+
+    def merge(self, *pictures: Array) -> Array:
+        """Lay pictures back to where they were cut: (..., rows, columns) each to (..., S, S), zero elsewhere."""
+
+
+@dataclass(frozen=True)
+class Compartments:
+    """The lateral and the mirrored medial patch; see `PatchGeometry.split_compartments`.
+
+    Attributes
+    ----------
+    geometry : PatchGeometry
+        Of the ROIs.
+    """
+
+    geometry: PatchGeometry
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of a patch."""
+        return self.geometry.patch, self.geometry.patch
+
+    def cut(self, rois: Array, shift: tuple[int, int] = (0, 0)) -> tuple[Array, ...]:
+        """Cut both patches; see `View.cut`."""
+        return self.geometry.split_compartments(rois, shift)
+
+    def merge(self, *pictures: Array) -> Array:
+        """Lay both patches back; see `View.merge`."""
+        lateral, medial = pictures
+        return self.geometry.merge_compartments(lateral, medial)
+
+
+@dataclass(frozen=True)
+class Window:
+    """One rectangle of the ROI, as wide as the crop.
+
+    Attributes
+    ----------
+    geometry : PatchGeometry
+        Of the ROIs.
+    top : int
+        First row, counted in the ROI.
+    height : int
+        Number of rows.
+    """
+
+    geometry: PatchGeometry
+    top: int
+    height: int
+
+    @classmethod
+    def crop(cls, geometry: PatchGeometry) -> "Window":
+        """Take the whole crop."""
+        return cls(geometry, geometry.margin, geometry.crop)
+
+    @classmethod
+    def around_joint(cls, geometry: PatchGeometry, aspect: float) -> "Window":
+        """Take `aspect` times as many rows as columns, the joint in the middle as far as the crop reaches."""
+        height = round(geometry.crop * aspect)
+        joint = (geometry.roi_px - 1) / 2 + geometry.joint_mm[1] / geometry.spacing_mm
+        top = round(joint - (height - 1) / 2)
+        last = geometry.margin + geometry.crop - height
+        return cls(geometry, min(max(top, geometry.margin), last), height)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of the rectangle."""
+        return self.height, self.geometry.crop
+
+    def cut(self, rois: Array, shift: tuple[int, int] = (0, 0)) -> tuple[Array, ...]:
+        """Cut the rectangle; see `View.cut`."""
+        side = self.geometry.roi_px
+        if tuple(rois.shape[-2:]) != (side, side):
+            raise ValueError(f"ROI has shape {tuple(rois.shape)}: must end in {side} x {side}")
+        if max(map(abs, shift)) > self.geometry.margin:
+            raise ValueError(f"shift is {shift}: must lie within {self.geometry.margin} pixels, the rim of the crop")
+        return (rois[self._place(*shift)],)
+
+    def merge(self, *pictures: Array) -> Array:
+        """Lay the rectangle back; see `View.merge`."""
+        shapes = [tuple(picture.shape) for picture in pictures]
+        if len(shapes) != 1 or shapes[0][-2:] != self.size:
+            raise ValueError(f"pictures have shapes {shapes}: must be one that ends in {self.size[0]} x {self.size[1]}")
+        return self._lay(pictures[0])
+
+    def _lay(self, picture: Array) -> Array:
+        shape = (*picture.shape[:-2], self.geometry.roi_px, self.geometry.roi_px)
+        roi = np.zeros(shape, picture.dtype) if isinstance(picture, np.ndarray) else picture.new_zeros(shape)
+        roi[self._place()] = picture
+        return roi
+
+    def _place(self, right: int = 0, down: int = 0) -> tuple:
+        top, left = self.top + down, self.geometry.margin + right
+        return ..., slice(top, top + self.height), slice(left, left + self.geometry.crop)
+
+
+def plain_pictures(view: View, rois: Tensor) -> tuple[Tensor, ...]:
+    """Cut pictures without any change, for validation and reading.
+
+    Parameters
+    ----------
+    view : View
+        What to cut.
+    rois : Tensor, shape (..., S, S), uint8
+        ROIs.
+
+    Returns
+    -------
+    tuple of Tensor, shapes (..., rows, columns), float32
+        In [0, 1], not standardised.
+    """
+    return tuple(picture.to(torch.float32) / 255 for picture in view.cut(rois))
