@@ -1,4 +1,9 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 from oracle import SHAPE_MM
 
@@ -11,6 +16,9 @@ from deepknee.faithfulness import (
     share_inside,
 )
 from deepknee.patches import PatchGeometry
+from kneel.phantom.cohort import write_cohort
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "evaluate_attention.py"
 
 SIZE = 40
 
@@ -150,3 +158,37 @@ def test_share_of_attention_inside() -> None:
     region[:2] = True
     assert share_inside(heat, region) == 0.75
     assert np.isnan(share_inside(np.zeros((4, 4)), region))
+
+
+def run(*words: object) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, SCRIPT, *map(str, words)], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_the_evaluation_of_shipped_networks_on_phantoms(tmp_path: Path) -> None:
+    write_cohort(tmp_path / "cohort", 2, seed=3, spacing_mm=0.5, implant_fraction=0, single_knee_fraction=0)
+    done = run("--cohort", tmp_path / "cohort", "--steps", 4, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "4 knees of 2 subjects (0 left out)" in done.stdout
+    knees, summary = (pd.read_csv(tmp_path / "out" / f"{name}.csv") for name in ("knees", "attention"))
+    assert len(knees) == 4 * 5
+    maps = knees.groupby("map")
+    for line in summary.itertuples():
+        own, random = (maps.get_group(name)[line.figure].to_numpy() for name in (line.map, "random"))
+        assert line.mean == pytest.approx(own.mean())
+        assert line.less_random_mean == pytest.approx((own - random).mean())
+        assert line.low <= line.mean <= line.high
+    assert (maps.get_group("joint space").inside == 1).all()
+    random = maps.get_group("random")
+    assert (abs(random.inside - random.band_area) < 0.15).all()
+    for name in ("curves", "maps"):
+        assert (tmp_path / "out" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "out" / "attention.md").read_text() in done.stdout
+
+
+@pytest.mark.slow
+def test_the_evaluation_says_what_is_missing(tmp_path: Path) -> None:
+    done = run("--graded", tmp_path, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert f"evaluate_attention: {tmp_path}: no folder 0, 1, 2, 3, 4" in done.stderr
+    assert not (tmp_path / "out").exists()
