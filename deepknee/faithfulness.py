@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from deepknee.patches import PatchGeometry
+from deepknee.views import View
 from kneel.imaging.schema import FEMUR, TIBIA
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
@@ -28,10 +28,10 @@ STEPS = 20
 BAND_MARGIN = 0.05  # of the tibial width, about 4 mm: the subchondral bone and the spurs at the joint margins
 
 
-def seen_pixels(geometry: PatchGeometry) -> NDArray[np.bool_]:
-    """Return the pixels of a ROI that lie in one of the patches, shape (S, S); the others cannot change a grade."""
-    ones = np.ones((geometry.patch, geometry.patch), bool)
-    return geometry.merge_compartments(ones, ones)
+def seen_pixels(view: View) -> NDArray[np.bool_]:
+    """Return the pixels of a ROI that the networks are shown, shape (S, S); all others are left alone."""
+    size = view.geometry.roi_px
+    return view.merge(*view.cut(np.ones((size, size), bool)))
 
 
 def perturbation_curves(

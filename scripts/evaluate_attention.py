@@ -164,7 +164,7 @@ def measure(knee: KneeReading, graders: dict[str, Grader], who: dict, steps: int
     any_grader = graders["gradcam"]
     geometry = any_grader.geometry
     size, grain_px = geometry.roi_px, BLUR_MM / geometry.spacing_mm
-    seen, band = seen_pixels(geometry), joint_band(knee.frame.to_roi(knee.landmarks), size)
+    seen, band = seen_pixels(any_grader.view), joint_band(knee.frame.to_roi(knee.landmarks), size)
     blurred = blur_rois(knee.roi[None], grain_px)[0]
     heats = {method: grader.predict(knee.roi[None]).attention[0] for method, grader in graders.items()}
     heats |= {RANDOM: random_map(size, grain_px, rng) * seen, BAND: (band & seen).astype(np.float32)}

@@ -16,6 +16,7 @@ from deepknee.faithfulness import (
     share_inside,
 )
 from deepknee.patches import PatchGeometry
+from deepknee.views import Compartments, Window
 from kneel.phantom.cohort import write_cohort
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "evaluate_attention.py"
@@ -117,10 +118,13 @@ def test_random_maps_are_coarse_seeded_and_in_range() -> None:
 
 
 def test_seen_pixels_are_those_of_the_patches() -> None:
-    found = seen_pixels(PatchGeometry(roi_mm=50.0, roi_px=140, crop=136, patch=64, top=40))
+    geometry = PatchGeometry(roi_mm=50.0, roi_px=140, crop=136, patch=64, top=40)
     expected = np.zeros((140, 140), bool)
     expected[42:106, 2:66] = expected[42:106, 74:138] = True
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(seen_pixels(Compartments(geometry)), expected)
+    whole = np.zeros((140, 140), bool)
+    whole[2:138, 2:138] = True
+    np.testing.assert_array_equal(seen_pixels(Window.crop(geometry)), whole)
 
 
 def straight_knee() -> np.ndarray:
