@@ -78,7 +78,7 @@ class AntonyNet(GradingNet):
         return torch.cat([self.classes(hidden), self.grade(hidden)], dim=1)
 
 
-def joint_loss(outputs: Tensor, grades: Tensor, classification: float = 0.5) -> Tensor:
+def joint_loss(outputs: Tensor, grades: Tensor, classification: float = 0.5, labels: Tensor | None = None) -> Tensor:
     r"""Weigh the losses of both heads: :math:`a \, CE(z, y) + (1 - a) \, mean (g - y)^2`.
 
     The code of 2018 subtracted grades of shape (B,) from regressed ones of shape (B, 1), which compares every knee with
@@ -92,6 +92,8 @@ def joint_loss(outputs: Tensor, grades: Tensor, classification: float = 0.5) -> 
         True grades y.
     classification : float
         Weight a.
+    labels : Tensor, shape (B, 5), optional
+        Probabilities in place of y in the cross-entropy.
 
     Returns
     -------
@@ -99,7 +101,8 @@ def joint_loss(outputs: Tensor, grades: Tensor, classification: float = 0.5) -> 
     """
     regressed = outputs[:, GRADES]
     squared = functional.mse_loss(regressed, grades.to(regressed.dtype))
-    return classification * functional.cross_entropy(outputs[:, :GRADES], grades) + (1 - classification) * squared
+    entropy = functional.cross_entropy(outputs[:, :GRADES], grades if labels is None else labels)
+    return classification * entropy + (1 - classification) * squared
 
 
 def _conv(channels: int, out: int, kernel: int = 3, *, stride: int = 1, padding: int = 1) -> nn.Sequential:

@@ -68,8 +68,8 @@ class NetworkSettings(Settings):
             Weights that were asked for cannot be used.
         """
 
-    def loss(self, outputs: Tensor, grades: Tensor) -> Tensor:
-        """Return what is minimised: here the cross-entropy.
+    def loss(self, outputs: Tensor, grades: Tensor, labels: Tensor) -> Tensor:
+        """Return what is minimised: here the cross-entropy with the labels.
 
         Parameters
         ----------
@@ -77,13 +77,15 @@ class NetworkSettings(Settings):
             What the network's `forward` returns, the logits first.
         grades : Tensor, shape (B,), int64
             True grades.
+        labels : Tensor, shape (B, 5)
+            The same as probabilities, soft or not; see `deepknee.labels`.
 
         Returns
         -------
         Tensor, scalar
             Mean over the batch.
         """
-        return functional.cross_entropy(outputs[:, :GRADES], grades)
+        return functional.cross_entropy(outputs[:, :GRADES], labels)
 
 
 class SiameseSettings(NetworkSettings):
@@ -194,11 +196,11 @@ class AntonySettings(NetworkSettings):
         """Return the band: two thirds as high as wide, as 200 x 300 is."""
         return Window.around_joint(geometry, 2 / 3)
 
-    def loss(self, outputs: Tensor, grades: Tensor) -> Tensor:
+    def loss(self, outputs: Tensor, grades: Tensor, labels: Tensor) -> Tensor:
         """Return the weighted sum of both heads' losses."""
         from deepknee.antony import joint_loss
 
-        return joint_loss(outputs, grades, self.classification)
+        return joint_loss(outputs, grades, self.classification, labels)
 
 
 def _kind(settings: Any) -> str | None:

@@ -1,5 +1,6 @@
 """Training of the grading networks."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from deepknee.augment import Augmentation, TrainingPictures
 from deepknee.dataset import GradedKnees, PatchDataset, load_split
 from deepknee.ensemble import TASK, GraderSettings
 from deepknee.intensity import Contrast, Intensity
+from deepknee.labels import soft_labels
 from deepknee.metrics import grading_metrics
 from deepknee.model import GRADES, GradingNet
 from deepknee.networks import ModelSettings, SiameseSettings, build_net
@@ -25,6 +27,8 @@ from deepknee.views import View, plain_pictures
 from kneel.engine.board import Board
 from kneel.engine.config import ConfigError, Settings, TrainingConfig
 from kneel.engine.fit import FitResult, fit
+from kneel.engine.folds import LeakageError, split_digest
+from kneel.engine.snapshot import load_snapshot
 
 
 class Sampling(Settings):
@@ -33,18 +37,23 @@ class Sampling(Settings):
     Attributes
     ----------
     balanced
-        Draw with replacement, every grade as often; otherwise every knee once, in random order.
+        Draw with replacement, rare grades more often; otherwise every knee once, in random order.
+    power
+        How much more often, where it is balanced: a knee's chance is the number of knees of its grade to the power of
+        minus this. 1 draws every grade as often.
     samples
         Number of draws of an epoch, where it is balanced; None draws as often as there are knees.
     """
 
     balanced: bool = True
+    power: float = Field(1.0, gt=0, le=1)
     samples: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
     def _no_idle_options(self) -> Self:
-        if self.samples is not None and not self.balanced:
-            raise ValueError(f"samples = {self.samples} acts only with balanced = true")
+        for name, idle in (("samples", None), ("power", 1.0)):
+            if getattr(self, name) != idle and not self.balanced:
+                raise ValueError(f"{name} = {getattr(self, name)} acts only with balanced = true")
         return self
 
 
@@ -64,6 +73,10 @@ class GradingExperiment(Settings):
         Number of folds, where the data have no validation set.
     contrast
         What happens to grey levels; see `deepknee.intensity.Intensity`.
+    label_spread
+        Standard deviation in grades of soft labels (`deepknee.labels.soft_labels`); 0 trains on the grade alone.
+    transfer
+        Experiment of the same split and network whose best weights, of the same fold, training starts from.
     geometry, model, augmentation, sampling, training
         Each with its own attributes.
     """
@@ -73,6 +86,8 @@ class GradingExperiment(Settings):
     data: Source
     folds: int = Field(5, ge=2)
     contrast: Contrast = "film"
+    label_spread: float = Field(0.0, ge=0)
+    transfer: str | None = None
     geometry: PatchGeometry = PatchGeometry()
     model: ModelSettings = SiameseSettings()
     augmentation: Augmentation = Augmentation()
@@ -101,13 +116,24 @@ class GradingTask:
         Name of the experiment.
     fold : int
         Held-out fold, where the data have no validation set of their own; 0 where they have one.
+    transfer : Path, optional
+        Snapshot of the experiment that this one starts from.
     """
 
-    def __init__(self, experiment: GradingExperiment, data_root: Path, *, name: str, fold: int = 0) -> None:
+    def __init__(
+        self,
+        experiment: GradingExperiment,
+        data_root: Path,
+        *,
+        name: str,
+        fold: int = 0,
+        transfer: Path | None = None,
+    ) -> None:
         folds = experiment.folds if experiment.data.val is None else 1
         if not 0 <= fold < folds:
             raise ConfigError(f"fold = {fold}: must be 0 to {folds - 1}")
         self.experiment, self.data_root, self.name, self.fold = experiment, data_root, name, fold
+        self.transfer = transfer
         self.view: View = experiment.model.view(experiment.geometry)
         self.started_from: str | None = None  # known once the network is built
 
@@ -126,6 +152,11 @@ class GradingTask:
         )
 
     @cached_property
+    def split(self) -> dict[str, str]:
+        """Digest of the subjects of each part; see `kneel.engine.folds.split_digest`."""
+        return split_digest(*(part.subjects for part in self.knees))
+
+    @cached_property
     def settings(self) -> GraderSettings:
         """What the snapshot needs besides the weights; the intensity is measured on the training knees."""
         experiment = self.experiment
@@ -137,6 +168,8 @@ class GradingTask:
         """Build the network, with the weights that it starts from."""
         net = build_net(self.experiment.model)
         self.started_from = self.experiment.model.start(net)
+        if self.transfer is not None:
+            self.started_from = transfer_weights(net, self.transfer, self.split)
         return net
 
     def train_dataset(self) -> Dataset[Any]:
@@ -148,17 +181,18 @@ class GradingTask:
         return PatchDataset(self.knees[1], partial(plain_pictures, self.view))
 
     def train_sampler(self, dataset: Dataset[Any], generator: torch.Generator) -> WeightedRandomSampler | None:
-        """Draw the epoch's knees, every grade as often; None leaves the order to the engine."""
+        """Draw the epoch's knees, rare grades more often; None leaves the order to the engine."""
         sampling = self.experiment.sampling
         if not sampling.balanced:
             return None
         grades = self.knees[0].grades
-        weights = 1 / np.bincount(grades)[grades]
+        weights = np.bincount(grades)[grades] ** -sampling.power
         return WeightedRandomSampler(weights.tolist(), sampling.samples or len(grades), generator=generator)
 
     def training_loss(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
         """Return the loss of this kind of network."""
-        return self.experiment.model.loss(self._outputs(model, batch), batch[-1])
+        labels = soft_labels(batch[-1], self.experiment.label_spread)
+        return self.experiment.model.loss(self._outputs(model, batch), batch[-1], labels)
 
     def predict(self, model: nn.Module, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """Grade a batch."""
@@ -176,6 +210,7 @@ class GradingTask:
             "name": self.name,
             "experiment": self.experiment.model_dump(mode="json", exclude={"training"}),
             "fold": self.fold,
+            "split": self.split,
             **self.settings.model_dump(mode="json"),
             "knees": {part: np.bincount(knees.grades, minlength=GRADES).tolist() for part, knees in parts},
             **({"started_from": self.started_from} if self.started_from else {}),
@@ -184,6 +219,40 @@ class GradingTask:
     def _outputs(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
         """Return the logits, and behind them what else the kind's loss needs; a batch ends with its grades."""
         return model(*map(self.settings.intensity.standardize, batch[:-1])).float()
+
+
+def transfer_weights(net: GradingNet, path: Path, split: Mapping[str, str]) -> str:
+    """Give a network the weights of another training.
+
+    Parameters
+    ----------
+    net : GradingNet
+        Changed in place.
+    path : Path
+        Snapshot of a grading network of the same shape.
+    split : mapping
+        Digests of the subjects of this training; the other one must have had the same.
+
+    Returns
+    -------
+    str
+        Name and SHA-256 of the file, for the snapshot.
+
+    Raises
+    ------
+    LeakageError
+        The other training was split in another way: it may have seen knees that this one is judged by.
+    ConfigError
+        The weights do not fit.
+    """
+    weights, meta = load_snapshot(path)
+    if meta.get("split") != split:
+        raise LeakageError(f"{path}: trained on another split of subjects; needs the same data, folds and seed")
+    try:
+        net.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: does not fit; model must be as in that experiment ({error})") from error
+    return f"{meta['name']}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
 def grey_statistics(rois: NDArray[np.uint8], view: View) -> tuple[float, float]:
@@ -246,8 +315,15 @@ def train_grader(
     ------
     DatasetError, LeakageError
         The data cannot be used.
+    FileNotFoundError
+        The experiment that this one starts from was not trained yet.
     """
-    task = GradingTask(experiment, data_root, name=name, fold=fold)
+    transfer = None
+    if experiment.transfer is not None:
+        transfer = workdir / experiment.transfer / f"fold_{fold}" / "best.safetensors"
+        if not transfer.is_file():
+            raise FileNotFoundError(f"{transfer}: train {experiment.transfer} first, {name} starts from it")
+    task = GradingTask(experiment, data_root, name=name, fold=fold, transfer=transfer)
     return fit(
         task,
         experiment.training,

@@ -12,6 +12,8 @@ from deepknee.patches import PatchGeometry
 from deepknee.train import GradingExperiment, GradingTask, grey_statistics, train_grader
 from deepknee.views import Compartments
 from kneel.engine.config import ConfigError, load_config
+from kneel.engine.folds import LeakageError
+from kneel.engine.snapshot import load_snapshot
 
 FOLDER = Path(__file__).resolve().parents[1]
 EXPERIMENT = """
@@ -140,3 +142,48 @@ def test_mistakes_in_a_file_are_refused(tmp_path: Path, line: str, words: str) -
 def test_folds_of_a_fixed_split_are_refused(root: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="fold = 1: must be 0 to 0"):
         GradingTask(experiment(tmp_path), root, fold=1, name="kl")
+
+
+def test_label_spread_and_power_act(root: Path, tmp_path: Path) -> None:
+    """Soft labels raise the least loss that can be reached; the power moves chances between even and natural."""
+    task = GradingTask(experiment(tmp_path), root, name="kl")
+    soft = GradingTask(experiment(tmp_path, EXPERIMENT + "label_spread: 0.5\n"), root, name="kl")
+    batch = torch.zeros(1, 1, 50, 50), torch.zeros(1, 1, 50, 50), torch.tensor([2])
+
+    def sure(*pictures: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([[0.0, 0.0, 20.0, 0.0, 0.0]])
+
+    assert task.training_loss(sure, batch) < 1e-6  # type: ignore[arg-type]
+    assert soft.training_loss(sure, batch) > 1  # type: ignore[arg-type]
+    half = GradingTask(experiment(tmp_path, EXPERIMENT + "sampling: {power: 0.5}\n"), root, name="kl")
+    generator = torch.Generator()
+    chances = half.train_sampler(half.train_dataset(), generator).weights.numpy()  # type: ignore[union-attr]
+    np.testing.assert_allclose(chances, np.bincount(half.knees[0].grades)[half.knees[0].grades] ** -0.5)
+    with pytest.raises(ConfigError, match=r"power = 0\.5 acts only with balanced"):
+        experiment(tmp_path, EXPERIMENT + "sampling: {balanced: false, power: 0.5}\n")
+
+
+def test_transfer_starts_from_the_best_weights_of_the_same_split(root: Path, tmp_path: Path) -> None:
+    short = EXPERIMENT.replace("epochs: 15", "epochs: 1")
+    first = train_grader(experiment(tmp_path, short), root, tmp_path, name="first")
+    follow = experiment(tmp_path, short.replace("1e-2", "1e-12") + "transfer: first\n")
+    second = train_grader(follow, root, tmp_path, name="second")
+    before, after = (load_snapshot(result.path_best)[0] for result in (first, second))
+    for name, value in before.items():
+        if "running" not in name and "num_batches" not in name:
+            torch.testing.assert_close(after[name], value, atol=1e-9, rtol=0)
+    assert load_snapshot(second.path_best)[1]["started_from"].startswith("first, sha256 ")
+    with pytest.raises(FileNotFoundError, match="train nothing first"):
+        train_grader(experiment(tmp_path, short + "transfer: nothing\n"), root, tmp_path, name="third")
+    wide = experiment(tmp_path, short.replace("width: 4", "width: 5") + "transfer: first\n")
+    with pytest.raises(ConfigError, match="does not fit"):
+        train_grader(wide, root, tmp_path, name="third")
+
+
+def test_transfer_from_another_split_is_refused(root: Path, tmp_path: Path) -> None:
+    """A network that may have been trained on this training's validation knees would be judged by what it has seen."""
+    short = EXPERIMENT.replace("epochs: 15", "epochs: 1")
+    swapped = short.replace("{source: graded_folder}", "{source: graded_folder, train: val, val: train}")
+    train_grader(experiment(tmp_path, swapped), root, tmp_path, name="swapped")
+    with pytest.raises(LeakageError, match="another split of subjects"):
+        train_grader(experiment(tmp_path, short + "transfer: swapped\n"), root, tmp_path, name="kl")
