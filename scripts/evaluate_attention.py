@@ -258,7 +258,7 @@ def draw_maps(measured: list[Measured], path: Path) -> None:
             axis.contour(knee.band, [0.5], colors="w", linewidths=0.5)
             if name:
                 heat = knee.heats[name]
-                axis.imshow(heat, cmap="inferno", alpha=np.sqrt(heat) * 0.7, vmin=0, vmax=1)
+                axis.imshow(heat, cmap="jet", alpha=0.55 * np.sqrt(heat), vmin=0, vmax=1)
                 inside = next(row["inside"] for row in knee.rows if row["map"] == name)
                 axis.set_title(f"{name}: {inside:.0%} inside", fontsize=8)
             axis.set(xticks=[], yticks=[])
