@@ -7,7 +7,7 @@ heat maps are sharp and its points look like a knee.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from kneel.imaging.geometry import Side, Spacing, millimetres_per_pixel
 from kneel.imaging.radiograph import Radiograph, normalize_percentiles
 from kneel.imaging.schema import CENTER
 from kneel.located import JointCenter, LocatedKnee
-from kneel.nominal_scale import is_wide, search_scale
+from kneel.nominal_scale import is_squarish, is_wide, search_scale
 from kneel.shape import Alignment
 from kneel.stage import Picture, Stage
 from kneel.windows import Part, search_window
@@ -176,6 +176,7 @@ class KneeLocalizer:
                 film.shape,
                 lambda spacing_mm: self._at_spacing(film, radiograph, spacing_mm),
                 lambda knee: self._align(knee.landmarks, knee.spacing_mm, knee.side).scale,
+                self._crop_reader(film, radiograph),
             )
             knees = [replace(knee, flags=("nominal_scale", *knee.flags)) for knee in knees]
         if radiograph.side_from_name:
@@ -186,6 +187,23 @@ class KneeLocalizer:
             flag = ("reversed_columns",)
             knees = [replace(knee, side=radiograph.look_of(knee.side), flags=flag + knee.flags) for knee in knees]
         return sorted(knees, key=lambda knee: knee.side, reverse=True)
+
+    def _crop_reader(self, film: Picture, radiograph: Radiograph) -> Callable[[Spacing], list[LocatedKnee]] | None:
+        """Return what reads a squarish film as a crop of one joint: the landmark networks alone, from its middle."""
+        if radiograph.laterality == "B" or not is_squarish(film.shape):
+            return None
+        middle = (film.shape[1] - 1) / 2, (film.shape[0] - 1) / 2
+        named = radiograph.laterality
+        looks: tuple[Side, ...] = ("R", "L") if named is None else (radiograph.look_of(named),)
+        centers = [JointCenter(look, middle, self.lc.typical_spread_mm) for look in looks]
+
+        def read(spacing_mm: Spacing) -> list[LocatedKnee]:
+            knees = self._believed(film, centers, spacing_mm)
+            if named is not None:
+                return knees
+            return [replace(knee, flags=("side_from_image", *knee.flags)) for knee in self._sharpest(knees)]
+
+        return read
 
     def _at_spacing(self, film: Picture, radiograph: Radiograph, spacing_mm: Spacing) -> list[LocatedKnee]:
         """Believe in two knees first, then in the side that the header names, then in place and look together."""
@@ -232,7 +250,9 @@ class KneeLocalizer:
 
         Not the way with the surer answer: the joint-centre network is trained on both, and both are knees in shape.
         """
-        answers = self._looking_like(film, spacing_mm, "R", "L")
+        return self._sharpest(self._looking_like(film, spacing_mm, "R", "L"))
+
+    def _sharpest(self, answers: list[LocatedKnee]) -> list[LocatedKnee]:
         if len(answers) < 2:
             return answers
         sharp, blurred = sorted(answers, key=lambda knee: float(knee.spread_px.mean()))
@@ -243,7 +263,8 @@ class KneeLocalizer:
         if len(knees) != 1:
             return False
         knee = knees[0]
-        others = self._looking_like(film, knee.spacing_mm, "L" if knee.side == "R" else "R")
+        there = JointCenter("L" if knee.side == "R" else "R", knee.center, self.lc.typical_spread_mm)
+        others = self._believed(film, [there], knee.spacing_mm)
         return any(_clearly_sharper(other, knee) for other in others)
 
     def _looking_like(self, film: Picture, spacing_mm: Spacing, *looks: Side) -> list[LocatedKnee]:

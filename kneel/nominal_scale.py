@@ -11,6 +11,7 @@ from kneel.located import LocatedKnee
 
 # heights in mm tried for a film without spacing: from a strip along the joint to a 43 cm cassette
 NOMINAL_HEIGHTS_MM = (65.0, 100.0, 145.0, 210.0, 300.0, 430.0)
+CROP_MM = 100.0  # height of a crop around one joint, as in the public sets
 WIDE_FILM = 1.25  # width / height from which a film without spacing is expected to show two knees
 WIDEST_MM = 1500.0  # no nominal height makes a film wider than that
 CLOSE_SIZE = 0.05  # a scale whose knees are so near to the mean size is not corrected any more
@@ -36,7 +37,25 @@ def is_wide(shape: tuple[int, ...]) -> bool:
     return shape[1] >= WIDE_FILM * shape[0]
 
 
-def search_scale(shape: tuple[int, ...], read: Read, size_of: Callable[[LocatedKnee], float]) -> list[LocatedKnee]:
+def is_squarish(shape: tuple[int, ...]) -> bool:
+    """Say whether a film without spacing may be a crop of one knee: neither wide nor high.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Height and width.
+
+    Returns
+    -------
+    bool
+        By the ratio of its sides.
+    """
+    return not is_wide(shape) and not is_wide(shape[::-1])
+
+
+def search_scale(
+    shape: tuple[int, ...], read: Read, size_of: Callable[[LocatedKnee], float], read_crop: Read | None = None
+) -> list[LocatedKnee]:
     """Try the nominal heights until an answer is sure; else take the surest.
 
     Parameters
@@ -47,6 +66,8 @@ def search_scale(shape: tuple[int, ...], read: Read, size_of: Callable[[LocatedK
         Finds the knees at a spacing.
     size_of : callable
         Size of a knee against the mean one, at the spacing that it was found with.
+    read_crop : callable, optional
+        Finds the one knee of a crop at a spacing; tried first, at `CROP_MM`.
 
     Returns
     -------
@@ -54,6 +75,10 @@ def search_scale(shape: tuple[int, ...], read: Read, size_of: Callable[[LocatedK
         At the best scale; empty when no scale shows a knee.
     """
     answers: list[list[LocatedKnee]] = []
+    if read_crop is not None:
+        answers.append(_corrected(CROP_MM / shape[0], read_crop, size_of))
+        if _certainty(answers[0])[0] >= SURE:
+            return answers[0]
     for height_mm in NOMINAL_HEIGHTS_MM:
         step = height_mm / shape[0]
         if step * shape[1] > WIDEST_MM:

@@ -265,7 +265,7 @@ def test_without_spacing_a_wide_film_is_searched_for_two_knees():
 def test_a_sure_answer_ends_the_search_for_the_scale(monkeypatch):
     true = (0.22, 0.22)
     knees = {"R": knee_points((200, 230), "R", true)}
-    film = film_with(knees, (460, 400), None, laterality="R")
+    film = film_with(knees, (560, 400), None, laterality="R")  # too high for a crop
     localizer = KneeLocalizer(BrightestStage(), OracleStage(knees))
     tried = []
     inner = localizer._at_spacing
@@ -274,6 +274,32 @@ def test_a_sure_answer_ends_the_search_for_the_scale(monkeypatch):
     assert knee.confidence >= 0.8
     assert len(tried) < len(NOMINAL_HEIGHTS_MM)
     assert tried[-1] == pytest.approx(true[0])
+
+
+class NeverAsked(BrightestStage):
+    def __call__(self, picture):
+        raise AssertionError("the joint-centre network was asked")
+
+
+@pytest.mark.parametrize(("header", "flags"), [({"laterality": "L"}, ()), ({}, ("side_from_image", "side_uncertain"))])
+def test_a_crop_is_read_from_its_middle_without_the_centre_network(header, flags):
+    """A crop 82 mm high, the joint 12 pixels off the middle; the scale is corrected by the size of the knee."""
+    true = (0.37, 0.37)
+    knees = {"L": knee_points((120, 108), "L", true)}
+    both = {**knees, "R": knees["L"] + (0, 1000)} if header else {**knees, "R": knee_points((120, 108), "R", true)}
+    hc = OracleStage(both)
+    (knee,) = KneeLocalizer(NeverAsked(), hc).locate(film_with(knees, (224, 224), None, **header))
+    assert knee.flags == ("nominal_scale", *flags)
+    np.testing.assert_allclose(knee.spacing_mm, true, rtol=0.05)
+    np.testing.assert_allclose(knee.landmarks, both[knee.side], atol=1e-6)
+
+
+def test_a_squarish_film_that_is_no_crop_is_searched():
+    """430 mm high, the joint far from the middle: the landmark network sees nothing there."""
+    true = (0.43, 0.43)
+    knees = {"R": knee_points((300, 800), "R", true)}
+    (knee,) = locate(knees, (1000, 1000), None, laterality="R")
+    np.testing.assert_allclose(knee.landmarks, knees["R"], atol=1e-6)
 
 
 def test_a_side_from_the_file_name_is_said_to_be():
