@@ -49,9 +49,8 @@ def graded_folder(cohort):
     from deepknee.patches import PatchGeometry
     from deepknee.predictions import source_of
 
-    knees = load_knees(
-        cohort / "val", source_of(cohort / "val"), PatchGeometry(roi_mm=100, roi_px=132, crop=132), "film"
-    )
+    geometry = PatchGeometry(roi_mm=100, roi_px=132, crop=132, patch=60, top=30)
+    knees = load_knees(cohort / "val", source_of(cohort / "val"), geometry, "film")
     for grade in range(5):
         (cohort / "crops" / str(grade)).mkdir(parents=True)
     for roi, grade, subject, name in zip(knees.rois, knees.grades, knees.subjects, knees.names, strict=True):
