@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Images a second of a training step of DeepKnee's Siamese network, and of its loader, beside the original's.
 
-The network and the batch are those of kl_experiments/base.yaml: width 64, pairs of 128 x 128 patches, batch 64, Adam. The
-original's figures were measured with its own code on two CPU cores: step 19 to 25 images/s, loader 159 to 196; both are
-compared with the larger one. bfloat16 changes the arithmetic of the convolutions, nothing else; "off" is float32
+The network and the batch are those of kl_experiments/base.yaml: width 64, pairs of 128 x 128 patches, batch 64, Adam.
+The original's figures were measured with its own code on two CPU cores: step 19 to 25 images/s, loader 159 to 196; both
+are compared with the larger one. bfloat16 changes the arithmetic of the convolutions, nothing else; "off" is float32
 throughout. On a CPU without bfloat16 arithmetic torch emulates it, many times slower: it is left out there.
 
 Each setting runs in a process of its own, so that its peak memory is its own. Figures are medians, with the range.
