@@ -34,10 +34,13 @@ class Snapshot:
     task : str
         ``"lc"``, ``"hc"`` or ``"kl"``.
     experiment : str
-        Name of the experiment that made it: what its metadata say, else the folder above ``fold_*``, else its own name
-        without the fold.
+        Name of the ensemble that its experiment belongs to, else of the experiment: what its metadata say, else the
+        folder above ``fold_*``, else its own name without the fold.
     fold : int or None
         Held-out fold of the training.
+    member : str or None
+        Name of the training within the ensemble, such as that of one seed; None where the experiment is not part of
+        one.
     settings : mapping
         The experiment, as resolved when it was trained.
     sha256 : str
@@ -50,6 +53,7 @@ class Snapshot:
     fold: int | None
     settings: Any
     sha256: str
+    member: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ def find_weights(
     Returns
     -------
     Weights
-        One experiment for each task, with all of its folds.
+        One experiment for each task, with all of its folds, or one ensemble of experiments, with all of its members.
 
     Raises
     ------
@@ -196,7 +200,12 @@ def _describe(path: Path) -> Snapshot:
         name = path.parent.parent.name
     if not name:
         name = re.sub(r"[_-]?fold_?\d+$", "", path.stem) or path.stem
-    return Snapshot(path, str(meta.get("task")), str(name), meta.get("fold"), meta.get("experiment"), digest)
+    settings = meta.get("experiment")
+    ensemble = settings.get("ensemble") if isinstance(settings, dict) else None
+    member = str(name) if ensemble else None
+    return Snapshot(
+        path, str(meta.get("task")), str(ensemble or name), meta.get("fold"), settings, digest, member=member
+    )
 
 
 def _choose(snapshots: list[Snapshot], where: str, tasks: Iterable[str]) -> Weights:
@@ -207,7 +216,7 @@ def _choose(snapshots: list[Snapshot], where: str, tasks: Iterable[str]) -> Weig
         if not mine:
             raise WeightsError(f"{where}: no weights for {words}: {HOW_TO_GET}")
         _check_one_experiment(mine, where, words)
-        chosen += sorted(mine, key=lambda snapshot: (snapshot.fold is None, snapshot.fold, str(snapshot.path)))
+        chosen += sorted(mine, key=_order)
     return Weights(tuple(chosen))
 
 
@@ -220,12 +229,24 @@ def _check_one_experiment(snapshots: list[Snapshot], where: str, words: str) -> 
             )
         elif other.settings != first.settings:
             what = f"{first.path} and {other.path} are both of {first.experiment}, but were trained with other settings"
-        elif any(other.fold == twin.fold for twin in snapshots if twin is not other):
-            twin = next(twin for twin in snapshots if twin is not other and twin.fold == other.fold)
-            what = f"{twin.path} and {other.path} are both fold {other.fold} of {first.experiment}"
+        elif any(_part(twin) == _part(other) for twin in snapshots if twin is not other):
+            twin = next(twin for twin in snapshots if twin is not other and _part(twin) == _part(other))
+            whose = f"{other.member} of {other.experiment}" if other.member else other.experiment
+            what = f"{twin.path} and {other.path} are both fold {other.fold} of {whose}"
         else:
             continue
         raise WeightsError(f"{where}: {what}; choose by naming the folders of one each: --weights A --weights B ...")
+
+
+def _part(snapshot: Snapshot) -> tuple[str | None, int | None]:
+    """Which part of an ensemble it is: no two networks of one may be the same."""
+    return snapshot.member, snapshot.fold
+
+
+def _order(snapshot: Snapshot) -> tuple[str, float, str]:
+    """Members by name, then folds, the whole before none."""
+    fold = float("inf") if snapshot.fold is None else snapshot.fold
+    return snapshot.member or "", fold, str(snapshot.path)
 
 
 def _time(snapshots: list[Snapshot]) -> int:
