@@ -175,7 +175,7 @@ def _from_most(root: Path, path: Path) -> DownloadedFilm | None:
     if path.is_dir():
         inside = sorted(path.iterdir())
         path = inside[0] if len(inside) == 1 else path
-    pa = view.upper().startswith("PA")
+    pa = re.fullmatch(r"PA\d*", view.upper()) is not None
     return DownloadedFilm(path, name.as_posix(), subject.split("_")[0], number[1], view, pa)
 
 

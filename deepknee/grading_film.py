@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ from kneel.imaging.radiograph import Radiograph, RadiographError, normalize_perc
 
 ROIS = "rois"
 BOX_TOLERANCE = 0.03  # of 120 mm; a box further off was drawn by hand, or the spacing is another
+_PA = re.compile(r"\bPA\b|POSTERO.?ANTERIOR")  # no PATELLA
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,8 @@ def _located(task: RoiTask, found: list[Joint]) -> tuple[dict[Side, Joint], list
 def _wrong_view(film: Radiograph) -> str:
     """Say why the header's view cannot be a PA film; the download's word is taken for AP against PA."""
     view = (film.view or "PA").upper()
-    return "" if "PA" in view or view == "AP" else f"view: the header says {film.view!r}, must be PA"
+    known = _PA.search(view) or view == "AP"
+    return "" if known else f"view: the header says {film.view!r}, must be PA"
 
 
 def _remarks(task: RoiTask, film: Radiograph, spacing: Spacing | None) -> list[str]:
