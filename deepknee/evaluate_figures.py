@@ -103,6 +103,7 @@ def draw_reliability(evaluated: Sequence[Evaluation]) -> Figure:
     axes.plot([0, 1], [0, 1], ":", color="grey")
     axes.set(ylabel="share graded right", title="likeliest grade")
     _square(axes, "upper left")
+    axes.set_aspect("auto")  # both panels keep one width
     below.set(xlabel="probability of the likeliest grade", ylabel="knees", xlim=(0, 1))
     return figure
 

@@ -1,0 +1,383 @@
+"""Evaluation against loops and hand values; the two scripts from pictures to reports on small made-up knees."""
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from deepknee.conformal import Conformal
+from deepknee.ensemble import Grader, GraderSettings, load_member
+from deepknee.evaluate import WORDS, compare, evaluate, same_knees
+from deepknee.intensity import Intensity
+from deepknee.metrics import chance_error, evaluation_metrics
+from deepknee.networks import SiameseSettings, build_net
+from deepknee.patches import PatchGeometry
+from deepknee.predictions import (
+    GradePredictions,
+    PredictionTableError,
+    grade_folder,
+    read_predictions,
+    source_of,
+    write_predictions,
+)
+from deepknee.resample import resampled_metrics
+from deepknee.robustness import CHANGES, robustness_table, write_changed
+from deepknee.sources import read_graded
+from kneel.bootstrap import SubjectBootstrap
+from kneel.engine.snapshot import load_snapshot, save_snapshot
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZE = 140
+GEOMETRY = PatchGeometry(roi_mm=50.0, roi_px=SIZE, crop=136, patch=64, top=40)
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def made_up(subjects: int = 30, seed: int = 0, model: str = "a", networks: int = 2) -> GradePredictions:
+    """Two knees a subject, every grade among them, and networks that know something."""
+    rng = np.random.default_rng(seed)
+    grades = np.arange(2 * subjects) % 5
+    members = rng.dirichlet(np.ones(5), (networks, 2 * subjects)) + 1.0 * np.eye(5)[grades]
+    members /= members.sum(2, keepdims=True)
+    knees = [(f"{number}{side}.png", f"s{number}", side) for number in range(subjects) for side in "LR"]
+    table = pd.DataFrame(knees, columns=["knee", "subject_id", "side"]).assign(true_kl=grades)
+    return GradePredictions(model, table, members.mean(0), members if networks > 1 else None)
+
+
+@pytest.mark.parametrize(("subjects", "seed"), [(3, 0), (25, 1)])
+def test_resampled_figures_are_those_of_a_call_on_every_resample(subjects: int, seed: int) -> None:
+    """Few knees and coarse probabilities: resamples lack grades, have ties and only one kind of knee."""
+    one = made_up(subjects, seed)
+    chances = one.probabilities.round(1) + 1e-3
+    chances /= chances.sum(1, keepdims=True)
+    bootstrap = SubjectBootstrap(one.subjects, resamples=30)
+    found = resampled_metrics(chances, one.grades, bootstrap)
+    assert set(found) == set(WORDS)
+    looped = bootstrap.statistic(lambda rows: list(evaluation_metrics(chances[rows], one.grades[rows]).values()))
+    for number, name in enumerate(evaluation_metrics(chances, one.grades)):
+        np.testing.assert_allclose(found[name], looped[:, number], atol=1e-12, err_msg=name)
+
+
+def test_kappa_of_resamples_of_one_grade_is_zero_as_elsewhere() -> None:
+    one = made_up(4)
+    bootstrap = SubjectBootstrap(one.subjects, resamples=5)
+    chances, grades = np.tile([0.0, 1, 0, 0, 0], (8, 1)), np.full(8, 1)
+    found = resampled_metrics(chances, grades, bootstrap)
+    assert found["kappa"].tolist() == [0] * 5
+    assert np.isnan(found["auc_oa"]).all()
+
+
+def test_evaluation_holds_every_figure_with_an_interval_around_it() -> None:
+    one = made_up()
+    table = evaluate(one, resamples=200, splits=2).table
+    grading = table[table.group == "grading"]
+    assert grading.figure.tolist() == list(WORDS.values())
+    by_hand = (one.probabilities.argmax(1) == one.grades).mean()
+    assert grading.value.iloc[0] == by_hand
+    inside = grading[grading.figure != "expected calibration error"]
+    assert ((inside.low <= inside.value + 1e-9) & (inside.value <= inside.high + 1e-9)).all()
+    crossed = table[table.group == "cross-fitted"].set_index("figure").value
+    assert sum(crossed[f"sets of {count}"] for count in range(1, 6)) == pytest.approx(1)
+    sizes = sum(count * crossed[f"sets of {count}"] for count in range(1, 6))
+    assert crossed["grades in a set"] == pytest.approx(sizes)
+    assert crossed["abstained"] == pytest.approx(sum(crossed[f"sets of {count}"] for count in (3, 4, 5)))
+    assert np.mean([crossed[f"coverage, KL {k}"] for k in range(5)]) == pytest.approx(crossed["coverage"])
+    assert "stored sets" not in set(table.group)
+
+
+def test_stored_sets_are_counted_by_hand() -> None:
+    one = made_up(10)
+    sets = np.eye(5, dtype=bool)[one.grades]
+    sets[:4] = True  # too large
+    sets[4] = ~sets[4]  # misses the truth with four grades
+    given = replace(one, sets=sets, abstain=sets.sum(1) > 2)
+    table = evaluate(given, resamples=50, splits=1).table
+    stored = table[table.group == "stored sets"].set_index("figure").value
+    right = one.probabilities.argmax(1) == one.grades
+    assert stored["coverage"] == pytest.approx(19 / 20)
+    assert stored["abstained"] == pytest.approx(5 / 20)
+    assert stored["grades in a set"] == pytest.approx((4 * 5 + 4 + 15) / 20)
+    assert stored["accuracy where abstained"] == pytest.approx(right[:5].mean())
+    assert stored["accuracy where not abstained"] == pytest.approx(right[5:].mean())
+
+
+def test_chance_error_is_that_of_many_draws_at_its_closed_form() -> None:
+    """Knees all of confidence c in one bin: the error is |share right - c|, mean about sqrt(2 c (1 - c) / (pi N))."""
+    chances = np.tile([0.7, 0.3, 0, 0, 0], (400, 1))
+    assert chance_error(chances).mean() == pytest.approx(np.sqrt(2 * 0.21 / (np.pi * 400)), rel=0.1)
+
+
+def test_a_model_against_itself_and_against_a_worse_one() -> None:
+    good = evaluate(made_up(40), resamples=200, splits=1)
+    bad_chances = np.roll(good.predictions.probabilities, 1, axis=0)
+    bad = evaluate(
+        replace(good.predictions, model="b", probabilities=bad_chances, members=None), resamples=200, splits=1
+    )
+    same = compare(good, good)
+    assert (same[["difference", "low", "high"]].dropna() == 0).all(axis=None)
+    assert not same.differ.any()
+    kappa = compare(good, bad).set_index("figure").loc["quadratic kappa"]
+    assert kappa.difference == pytest.approx(kappa["first"] - kappa.second)
+    assert kappa.low > 0
+    assert kappa.differ
+
+
+def test_knees_are_brought_into_one_order_and_others_are_refused() -> None:
+    first = made_up()
+    order = np.random.default_rng(1).permutation(60)
+    members = first.members
+    assert members is not None
+    shuffled = GradePredictions("b", first.knees.iloc[order], first.probabilities[order], members[:, order])
+    again = same_knees(first, shuffled)
+    np.testing.assert_array_equal(again.probabilities, first.probabilities)
+    np.testing.assert_array_equal(again.members, first.members)
+    assert again.knees.knee.tolist() == first.knees.knee.tolist()
+    fewer = GradePredictions("b", first.knees.iloc[1:], first.probabilities[1:])
+    with pytest.raises(PredictionTableError, match=r"different knees: 1 only in a, as 0L\.png"):
+        same_knees(first, fewer)
+    other = replace(
+        first, model="b", knees=first.knees.assign(true_kl=first.knees.true_kl.where(first.knees.index > 2, 4))
+    )
+    with pytest.raises(PredictionTableError, match="true_kl of 3 knees differs"):
+        same_knees(first, other)
+    with pytest.raises(PredictionTableError, match="another order"):
+        compare(*(evaluate(each, resamples=5, splits=1) for each in (first, shuffled)))
+
+
+def test_table_round_trip(tmp_path: Path) -> None:
+    one = made_up()
+    sets = Conformal(threshold=0.7, networks=2).sets(one.probabilities)
+    one = replace(one, sets=sets, abstain=sets.sum(1) > 2)
+    write_predictions(tmp_path / "p.csv", one)
+    read = read_predictions(tmp_path / "p.csv")
+    np.testing.assert_allclose(read.probabilities, one.probabilities, atol=1e-9)
+    np.testing.assert_allclose(read.members, one.members, atol=1e-9)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(read.sets, one.sets)
+    np.testing.assert_array_equal(read.abstain, one.abstain)
+    pd.testing.assert_frame_equal(read.knees, one.knees, check_dtype=False)
+    bare = replace(one, members=None, sets=None, abstain=None)
+    write_predictions(tmp_path / "p.csv", bare)
+    read = read_predictions(tmp_path / "p.csv")
+    assert (read.members, read.sets, read.abstain) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("true_kl", "kl", "no column true_kl"),
+        ("m1_p4", "m1_px", "no column m1_p4"),
+        ("0L.png,s0,L,0", "0L.png,s0,L,5", "line 2: true_kl is '5', must be one of 0, 1, 2, 3, 4"),
+        ("0R.png", "0L.png", r"1 knees are there more than once: 0L\.png"),
+        ("\na,0L", "\nb,0L", "holds the models a, b"),
+        ("s0,L,0,0.", "s0,L,0,7.", "line 2: p0 is '7.*', must be a number from 0 to 1"),
+        ("s0,L,0,", "s0,L,0,0,0", "no table of predictions|must"),
+    ],
+)
+def test_tables_that_cannot_be_used(tmp_path: Path, old: str, new: str, words: str) -> None:
+    write_predictions(tmp_path / "p.csv", made_up(5))
+    text = (tmp_path / "p.csv").read_text()
+    assert old in text
+    (tmp_path / "p.csv").write_text(text.replace(old, new, 1))
+    with pytest.raises(PredictionTableError, match=words):
+        read_predictions(tmp_path / "p.csv")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Knees of noise with a bright middle, two a subject; two of them with dark bone."""
+    folder, rng = tmp_path_factory.mktemp("val"), np.random.default_rng(0)
+    for number in range(10):
+        for side in "LR":
+            picture = rng.integers(0, 120, (SIZE, SIZE), np.uint8)
+            picture[:, 30:110] += 100
+            picture = cv2.GaussianBlur(picture, (0, 0), 3)
+            path = folder / str(number % 5) / f"{9000 + number}{side}.png"
+            path.parent.mkdir(exist_ok=True)
+            cv2.imwrite(str(path), 255 - picture if number == 3 else picture)
+    return folder
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """Two networks of one experiment, as two folds."""
+    for fold in (0, 1):
+        torch.manual_seed(fold)
+        model = SiameseSettings(width=2)
+        how = GraderSettings(model=model, geometry=GEOMETRY, intensity=Intensity(mean=0.4, std=0.05))
+        folder = tmp_path / "weights" / f"fold_{fold}"
+        folder.mkdir(parents=True)
+        meta = {"task": "kl", "name": "tiny", "fold": fold, **how.model_dump(mode="json")}
+        save_snapshot(folder / "best.safetensors", build_net(model).state_dict(), meta)
+    return tmp_path / "weights"
+
+
+def grader_of(weights: Path) -> Grader:
+    return Grader.from_snapshots(sorted(weights.rglob("*.safetensors")))
+
+
+def test_changes_are_written_as_the_names_say(data: Path, tmp_path: Path) -> None:
+    changes = {change.name: change for change in CHANGES}
+    for name, change in changes.items():
+        write_changed(change, data, tmp_path / name)
+        assert len(list((tmp_path / name).glob("[0-4]/*.png"))) == 20
+    before = cv2.imread(str(data / "0" / "9000L.png"), cv2.IMREAD_GRAYSCALE)
+
+    def after(name: str, letter: str = "L") -> np.ndarray:
+        return cv2.imread(str(tmp_path / name / "0" / f"9000{letter}.png"), cv2.IMREAD_GRAYSCALE)
+
+    np.testing.assert_array_equal(after("mirrored, the side letter too", "R"), before[:, ::-1])
+    np.testing.assert_array_equal(after("inverted"), 255 - before)
+    np.testing.assert_array_equal(after("8 pixels to the right")[:, 8:], before[:, :-8])
+    np.testing.assert_array_equal(after("8 pixels to the left")[:, :-8], before[:, 8:])
+    np.testing.assert_array_equal(after("8 pixels down")[8:], before[:-8])
+    np.testing.assert_array_equal(after("8 pixels up")[:-8], before[8:])
+    np.testing.assert_array_equal(after("a fifth darker"), np.rint(0.8 * before))
+    assert after("half the resolution").shape == (SIZE // 2, SIZE // 2)
+
+
+def test_points_move_with_the_picture() -> None:
+    """A bright dot is where the matrix sends it, to half a pixel."""
+    picture = np.zeros((SIZE, SIZE), np.uint8)
+    x, y = 60, 84
+    picture[y - 2 : y + 3, x - 2 : x + 3] = 255
+    for change in CHANGES:
+        moved = change.of(picture).astype(float)
+        if change.name == "inverted":
+            moved = 255 - moved
+        moved[moved < 60] = 0
+        rows, columns = np.indices(moved.shape)
+        found = [(moved * grid).sum() / moved.sum() for grid in (columns, rows)]
+        expected = change.matrix(picture.shape) @ [x, y, 1]
+        np.testing.assert_allclose(found, expected, atol=0.3, err_msg=change.name)
+
+
+def test_landmarks_are_written_where_the_picture_went(data: Path, tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {"file": ["0/9000L.png"], "subject_id": ["9000"], "side": ["L"], "kl": [0], "inverted": [0]}
+        | {f"{axis}{number}": [number + 10.5] for number in range(16) for axis in "xy"}
+    )
+    graded = tmp_path / "graded"
+    for path in data.glob("[0-4]/*.png"):
+        (graded / path.parent.name).mkdir(parents=True, exist_ok=True)
+        (graded / path.parent.name / path.name).write_bytes(path.read_bytes())
+    table.to_csv(graded / "landmarks.csv", index=False)
+    write_changed(CHANGES[0], graded, tmp_path / "mirrored")
+    moved = pd.read_csv(tmp_path / "mirrored" / "landmarks.csv", dtype={"subject_id": str}).iloc[0]
+    assert (moved.file, moved.side, moved.subject_id) == ("0/9000R.png", "R", "9000")
+    assert (moved.x3, moved.y3) == (SIZE - 1 - 13.5, 13.5)
+
+
+def test_mirroring_and_inversion_change_nothing(data: Path, weights: Path) -> None:
+    grader = grader_of(weights)
+    plain = grade_folder(grader, data, model="tiny")
+    table = robustness_table(grader, data, plain, resamples=20).set_index("condition")
+    assert len(table) == 1 + len(CHANGES)
+    for name in ("as they are", "inverted", "mirrored, the side letter too"):
+        assert table.largest_change[name] < 1e-6, name
+        assert table.changed[name] == table.loss[name] == 0
+    assert (table.largest_change.drop(["as they are", "inverted", "mirrored, the side letter too"]) > 1e-6).all()
+    for path in data.glob("3/*.png"):  # dark bone is righted before the networks
+        roi = read_graded(path, GEOMETRY, "film").roi
+        assert roi[:, 40:100].mean() > roi[:, :8].mean()
+
+
+def test_grading_is_that_of_the_grader_knee_by_knee(data: Path, weights: Path) -> None:
+    grader = grader_of(weights)
+    found = grade_folder(grader, data, model="tiny")
+    assert found.knees.iloc[1].tolist() == ["0/9000R.png", "9000", "R", 0]
+    assert found.members is not None
+    np.testing.assert_allclose(found.members.mean(0), found.probabilities)
+    for row in (0, 7, 19):
+        roi = read_graded(data / found.knees.knee[row], GEOMETRY, "film").roi
+        np.testing.assert_allclose(grader.predict(roi[None]).probabilities[0], found.probabilities[row], atol=1e-6)
+    with pytest.raises(FileNotFoundError, match="neither folders 0 to 4"):
+        source_of(weights)
+
+
+def test_calibration_is_stored_and_read_again(
+    data: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = sorted(weights.rglob("*.safetensors"))
+    before = [load_snapshot(path)[0] for path in paths]
+    calibrate, command = script("calibrate_kl"), ["--data", str(data), "--weights", str(weights)]
+    assert calibrate.main([*command, "--dry_run"]) == 0
+    assert load_member(paths[0]).settings.conformal is None
+    assert calibrate.main(command) == 0
+    assert "temperature" in capsys.readouterr().out
+    stored = [path.read_bytes() for path in paths]
+    settings = [load_member(path).settings for path in paths]
+    assert settings[0].temperature == settings[1].temperature != 1
+    assert settings[0].conformal == settings[1].conformal
+    assert settings[0].conformal is not None
+    assert settings[0].conformal.networks == 2
+    for path, weights_before in zip(paths, before, strict=True):
+        for name, tensor in load_snapshot(path)[0].items():
+            assert torch.equal(tensor, weights_before[name])
+        assert json.loads(path.with_suffix(".json").read_text())["temperature"] == settings[0].temperature
+    assert calibrate.main(command) == 0
+    assert [path.read_bytes() for path in paths] == stored  # once more gives the same
+
+    out = tmp_path / "out"
+    evaluated = script("evaluate_kl")
+    assert evaluated.main(["--data", str(data), "--weights", str(weights), "--out", str(out), "--resamples", "20"]) == 0
+    found = read_predictions(out / "predictions.csv")
+    assert found.sets is not None
+    covered = found.sets[np.arange(20), found.grades].mean()
+    assert covered >= 0.9  # on the very knees that it was fitted on
+    assert "## Sets of the snapshots" in (out / "report.md").read_text()
+    alone = Grader.from_snapshots(paths[:1]).predict(np.zeros((1, SIZE, SIZE), np.uint8))
+    assert alone.sets is None
+
+
+def test_the_whole_evaluation(data: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main, out = script("evaluate_kl").main, tmp_path / "out"
+    one = str(weights / "fold_0" / "best.safetensors")
+    words = ["--data", str(data), "--weights", str(weights), "--against", one, "--robustness", "--resamples", "20"]
+    assert main([*words, "--out", str(out)]) == 0
+    assert "kappa" in capsys.readouterr().out
+    names = {path.name for path in out.iterdir()}
+    assert names >= {"report.md", "predictions.csv", "figures.csv", "comparison.csv", "robustness.csv"}
+    for name in ("confusion", "roc", "precision_recall", "reliability"):
+        assert cv2.imread(str(out / f"{name}.png")).shape[0] > 300
+    text = (out / "report.md").read_text()
+    for part in ("Research use only", "## The two models compared", "## Robustness", "tiny (against)", "| inverted |"):
+        assert part in text
+    assert "nan" not in text
+    again = tmp_path / "again"
+    words = ["--predictions", str(out / "predictions.csv"), "--against", str(out / "predictions_against.csv")]
+    assert main([*words, "--out", str(again), "--resamples", "20"]) == 0
+    first, second = (pd.read_csv(folder / "comparison.csv") for folder in (out, again))
+    pd.testing.assert_frame_equal(first, second, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--predictions", "x.csv", "--robustness"], "give --data"),
+        (["--predictions", "x.csv", "--against", "folder"], "needs --data"),
+        (["--predictions", "x.csv", "--coverage", "90"], "between 0 and 1"),
+    ],
+)
+def test_options_that_do_not_fit(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        script("evaluate_kl").main([*words, "--out", "nowhere"])
+    assert message in capsys.readouterr().err
+
+
+def test_what_is_missing_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert script("evaluate_kl").main(["--predictions", str(tmp_path / "x.csv"), "--out", str(tmp_path / "out")]) == 1
+    assert "x.csv" in capsys.readouterr().err
