@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -114,3 +116,47 @@ def test_contrast_of_the_patches_does_not_see_what_lies_around() -> None:
 def test_standardize() -> None:
     values = Intensity(mean=0.5, std=0.25).standardize(torch.tensor([0.0, 0.5, 1.0]))
     torch.testing.assert_close(values, torch.tensor([-2.0, 0.0, 2.0]))
+
+
+STILL: dict[str, Any] = {
+    "brightness": (1.0, 1.0),
+    "contrast": (1.0, 1.0),
+    "rotation_deg": 0.0,
+    "gamma": (1.0, 1.0),
+    "jitter_px": 0,
+}
+
+
+def drawn(roi: np.ndarray, count: int, **changes: Any) -> list[np.ndarray]:
+    """The lateral patch of a ROI (60, 60), so many times, with nothing but the given changes."""
+    geometry = PatchGeometry(roi_mm=60.0, roi_px=60, crop=60, patch=30, top=15)
+    pictures = TrainingPictures(Compartments(geometry), Augmentation(**{**STILL, **changes}))
+    torch.manual_seed(0)
+    return [pictures(torch.from_numpy(roi)[None])[0][0].numpy() for _ in range(count)]
+
+
+@pytest.mark.parametrize("change", [{"blur_px": 1.5}, {"jpeg": (30, 60)}])
+def test_every_other_picture_is_blurred_or_compressed(change: dict[str, Any]) -> None:
+    roi = np.random.default_rng(0).integers(0, 256, (60, 60)).astype(np.uint8)
+    plain = roi[15:45, :30] / np.float32(255)
+    same = [np.allclose(patch, plain, atol=1e-6) for patch in drawn(roi, 60, **change)]
+    assert 15 < sum(same) < 45
+    changed = [patch for patch, kept in zip(drawn(roi, 60, **change), same, strict=True) if not kept]
+    if "blur_px" in change:
+        assert min(patch.std() for patch in changed) < 0.4 * plain.std()  # takes most of the contrast of noise
+    else:
+        assert all(0.01 < abs(patch - plain).mean() < 0.2 for patch in changed)
+
+
+def test_scale_is_about_the_middle() -> None:
+    """A disc of radius 10 in the middle covers 1.44 times the area at a scale of 1.2, and 0.64 times at 0.8."""
+    y, x = np.mgrid[:60, :60] - 29.5
+    roi = np.where(x**2 + y**2 < 100, 255, 0).astype(np.uint8)
+    area = drawn(roi, 1)[0].sum()
+    for factor in (1.2, 0.8):
+        assert drawn(roi, 1, scale=(factor, factor))[0].sum() / area == pytest.approx(factor**2, rel=0.05)
+
+
+def test_jpeg_qualities_are_checked() -> None:
+    with pytest.raises(ValidationError, match="two rising qualities"):
+        Augmentation(jpeg=(90, 30))
