@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# From the unzipped public set of Chen 2018 to the table of grades: landmarks of all crops, the grading networks of
+# kl_experiments/chen2018_*, calibration on the validation crops, evaluation (on the test crops where they are there).
+#
+#   DATA_ROOT    holds train/, val/ and, if you like, test/, each with the folders 0 to 4; landmarks.csv is written beside them
+#   WORKDIR      where all runs go (default: workdir)
+#   JOBS         processes that look for landmarks (default: 2)
+#
+# Started again it goes on where it stopped; see run_experiments.sh for the other settings.
+# Example:  DATA_ROOT=/data/chen2018 WORKDIR=/data/runs scripts/run_chen2018.sh
+set -euo pipefail
+here=$(cd "$(dirname "$0")/.." && pwd)
+: "${DATA_ROOT:?the folder of the unzipped public set}" "${WORKDIR:=workdir}" "${JOBS:=2}"
+export DATA_ROOT WORKDIR
+python=${PYTHON:-$here/.venv/bin/python}
+seeds="21 42 84"
+
+for part in train val test; do
+    if [ "$part" = test ] && [ ! -d "$DATA_ROOT/test" ]; then continue; fi
+    "$python" "$here/scripts/data_stuff/locate_landmarks.py" --images "$DATA_ROOT/$part" --jobs "$JOBS"
+done
+
+experiments="$here/kl_experiments/chen2018_small.yaml"
+for seed in $seeds; do experiments+=" $here/kl_experiments/chen2018_aligned_seed_$seed.yaml"; done
+EXPERIMENTS=$experiments "$here/run_experiments.sh"
+
+networks=()
+for seed in $seeds; do networks+=("$WORKDIR/chen2018_aligned_seed_$seed"); done
+"$python" "$here/scripts/calibrate_kl.py" --data "$DATA_ROOT/val" --weights "${networks[@]}"
+for part in val test; do
+    if [ ! -d "$DATA_ROOT/$part" ]; then continue; fi
+    "$python" "$here/scripts/evaluate_kl.py" --data "$DATA_ROOT/$part" --weights "${networks[@]}" --out "$WORKDIR/evaluation_$part"
+done
