@@ -12,7 +12,8 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 : "${DATA_ROOT:?the folder of the unzipped public set}" "${WORKDIR:=workdir}" "${JOBS:=2}"
 export DATA_ROOT WORKDIR
-python=${PYTHON:-$here/.venv/bin/python}
+python=$here/.venv/bin/python
+[ -x "$python" ] || python=python3
 seeds="21 42 84"
 
 for part in train val test; do
