@@ -327,4 +327,4 @@ def load_member(path: Path | str) -> Member:
         net.load_state_dict(weights)
     except (ValidationError, RuntimeError) as error:
         raise SnapshotError(f"{path}: does not describe a grading network: {error}") from error
-    return Member(net, settings)
+    return Member(net.eval(), settings)
