@@ -5,12 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from deepknee.train import GradingExperiment
+from deepknee.ensemble import Grader
+from deepknee.train import GradingExperiment, train_grader
+from deepknee.weights import find_weights
 from kneel.engine.config import load_config
 from kneel.experiment import LandmarkExperiment
 from kneel.phantom.cohort import write_cohort
@@ -98,6 +101,40 @@ def test_every_experiment_of_the_paper_trains_two_epochs(phantoms, tmp_path):
         points, _ = stage(np.zeros(experiment.roi.size[::-1], np.float32))
         assert points.shape == (1 if experiment.task == "lc" else 16, 2)
         files[experiment.task] = path
+
+
+GRADING = sorted(path for path in FILES if path.parent.name == "kl_experiments" and path.stem != "base")
+SMALL_KINDS = {"siamese": {"width": 2}, "resnet34": {"input_px": 32}, "antony": {}}
+
+
+@pytest.mark.slow
+def test_every_grading_experiment_trains_two_epochs(tmp_path, monkeypatch):
+    """On crops of nothing, with tiny networks and pictures; the networks are rebuilt from what they leave."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))  # whoever has ImageNet's weights
+    crops = np.random.default_rng(0).integers(0, 256, (2, 5, 2, 64, 64), np.uint8)
+    for part, grades in zip(("train", "val"), crops, strict=True):
+        for grade, pictures in enumerate(grades):
+            (tmp_path / part / str(grade)).mkdir(parents=True)
+            for number, picture in enumerate(pictures):
+                cv2.imwrite(str(tmp_path / part / str(grade) / f"{part}{grade}{number}R.png"), picture)
+    experiments = [(path, load_config(path, GradingExperiment)) for path in GRADING]
+    for path, full in sorted(
+        experiments, key=lambda named: named[1].transfer is not None
+    ):  # what others start from first
+        settings = full.model_dump(mode="json", exclude_unset=True)
+        settings |= {"data": {"source": "graded_folder"}, "sampling": full.sampling.model_dump() | {"samples": None}}
+        settings["geometry"] = {"roi_mm": 60, "roi_px": 104, "crop": 100, "patch": 50, "top": 25}
+        settings["augmentation"] = settings["augmentation"] | {"jitter_px": 2}
+        settings["model"] = settings.get("model", {}) | SMALL_KINDS[full.model.kind]
+        tiny = {"epochs": 2, "batch_size": 5, "num_workers": 0}
+        settings["training"] = settings["training"] | tiny
+        experiment = GradingExperiment.model_validate_json(json.dumps(settings))
+        result = train_grader(experiment, tmp_path, tmp_path / "runs", name=path.stem)
+        assert len(result.history) == 2
+        grade = Grader.from_snapshots([result.path_best]).predict(np.zeros((1, 104, 104), np.uint8))
+        assert grade.probabilities.sum() == pytest.approx(1)
+    seeds = [tmp_path / "runs" / f"siamese_seed_{seed}" for seed in (21, 42, 84)]
+    assert len(find_weights(seeds, tasks=["kl"]).paths("kl")) == 3
 
 
 @pytest.mark.parametrize("path", [path for path in PAPER if path.stem != "base"], ids=lambda path: path.stem)
