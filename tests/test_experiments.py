@@ -109,7 +109,10 @@ SMALL_KINDS = {"siamese": {"width": 2}, "resnet34": {"input_px": 32}, "antony": 
 
 @pytest.mark.slow
 def test_every_grading_experiment_trains_two_epochs(tmp_path, monkeypatch):
-    """On crops of nothing, with tiny networks and pictures; the networks are rebuilt from what they leave."""
+    """On crops of nothing, with tiny networks and pictures; the networks are rebuilt from what they leave.
+
+    In the order of their transfers.
+    """
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))  # whoever has ImageNet's weights
     crops = np.random.default_rng(0).integers(0, 256, (2, 5, 2, 64, 64), np.uint8)
     for part, grades in zip(("train", "val"), crops, strict=True):
