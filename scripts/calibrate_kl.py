@@ -70,6 +70,8 @@ def calibrate(given: argparse.Namespace) -> None:
     name, paths = find_graders(given.weights)
     # from the logits as trained, so that calibrating twice gives what once gives
     members = [_uncalibrated(load_member(path)) for path in paths]
+    if any(member.settings.mode == "2018" for member in members):
+        raise ConfigError(f"{paths[0]}: its mode is 2018, whose probabilities know no temperature; only mode mean does")
     made = grade_folder(Grader(members, device=choose_device(given.device)), given.data, model=name)
     temperature, conformal = fit_all(made.networks, made.grades, coverage=given.coverage, largest=given.largest)
     table = evaluate(made, coverage=given.coverage, largest=given.largest).table

@@ -1,11 +1,13 @@
 #!/usr/bin/env python
-"""Read crops of single knees as the reading command would, without spacing, and compare with their annotated points.
+"""Find the landmarks of crops of single knees, without spacing, and compare them with annotated ones.
 
 Writes DIR/predictions.csv in the layout of scripts/oof_inference.py (for scripts/assess_test_results.py; points in
 pixels of the crop, left knees mirrored; only of crops on which a knee was found) and DIR/knees.csv (every crop, with
 what was found on it or why nothing was). With --graded also DIR/graded.csv: the least joint space of every crop of a
 folder {0..4}/{subject}{side}.png, in tibial widths, and its rank correlation with the grade. Exit status 1: crops are
-without a prediction, or nothing could be done. Research use only. Not a medical device.
+without a prediction, or nothing could be done. Dark bone is not righted here, as reading does.
+
+Research use only. Not a medical device.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ def main() -> int:
     """Evaluate; 1 when the input cannot be used, or when crops are without a prediction."""
     given = parse()
     try:
-        weights = find_weights(given.weights)
+        weights = find_weights(given.weights, ("lc", "hc"))
         crops = [crop for crop in read_crops(given.table, given.images) if crop.split == given.split]
         if not crops:
             raise AnnotationError(f"{given.table}: no row with split {given.split!r}")

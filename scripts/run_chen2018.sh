@@ -16,10 +16,13 @@ python=$here/.venv/bin/python
 [ -x "$python" ] || python=python3
 seeds="21 42 84"
 
-for part in train val test; do
-    if [ "$part" = test ] && [ ! -d "$DATA_ROOT/test" ]; then continue; fi
-    "$python" "$here/scripts/data_stuff/locate_landmarks.py" --images "$DATA_ROOT/$part" --jobs "$JOBS"
-done
+locate() {
+    "$python" "$here/scripts/data_stuff/locate_landmarks.py" --images "$DATA_ROOT/$1" --jobs "$JOBS" && return
+    echo "run_chen2018.sh: $DATA_ROOT/$1/landmarks_problems.csv says which knees have no landmarks and what to do" >&2
+    exit 1
+}
+locate train
+locate val
 
 experiments="$here/kl_experiments/chen2018_small.yaml"
 for seed in $seeds; do experiments+=" $here/kl_experiments/chen2018_aligned_seed_$seed.yaml"; done
@@ -30,5 +33,6 @@ for seed in $seeds; do networks+=("$WORKDIR/chen2018_aligned_seed_$seed"); done
 "$python" "$here/scripts/calibrate_kl.py" --data "$DATA_ROOT/val" --weights "${networks[@]}"
 for part in val test; do
     if [ ! -d "$DATA_ROOT/$part" ]; then continue; fi
+    locate "$part"
     "$python" "$here/scripts/evaluate_kl.py" --data "$DATA_ROOT/$part" --weights "${networks[@]}" --out "$WORKDIR/evaluation_$part"
 done

@@ -15,7 +15,7 @@ from kneel.engine.fit import FitResult, TrainingDiverged, fit
 from kneel.engine.loading import train_batches, val_batches
 from kneel.engine.optim import learning_rate
 from kneel.engine.record import ResumeError, RunExists
-from kneel.engine.snapshot import load_snapshot, load_training_state
+from kneel.engine.snapshot import load_snapshot, load_training_state, update_snapshot
 
 SLOPE = torch.tensor([[2.0], [-1.0], [0.5]])
 FILES = ("best.json", "best.safetensors", "last.json", "last.safetensors", "metrics.csv")
@@ -511,3 +511,14 @@ def test_batch_size_must_divide_among_the_ranks():
     with pytest.raises(ValueError, match="batch_size = 5: must be a multiple of the number of processes, 2"):
         train_batches(range(10), 5, 0, 2)
     assert train_batches(range(3), 1, 0, 1) == [[0], [1], [2]]
+
+
+def test_what_others_added_to_the_best_snapshot_survives_a_rerun(tmp_path):
+    """A temperature that was fitted afterwards is not lost when a finished training is started again."""
+    result = run(tmp_path, epochs=1)
+    update_snapshot(result.path_best, {"temperature": 0.7})
+    again = run(tmp_path, epochs=1, resume=True)
+    assert load_snapshot(again.path_best)[1]["temperature"] == 0.7
+    again.path_best.write_bytes(again.path_best.read_bytes()[:-40])  # a broken one is written anew
+    run(tmp_path, epochs=1, resume=True)
+    assert "temperature" not in load_snapshot(again.path_best)[1]

@@ -74,3 +74,11 @@ def test_from_pictures_to_rois(graded):
     assert locate(folder).returncode == 0
     assert (folder / "landmarks.csv").read_text() == kept
     assert not list(folder.glob("*.part"))
+
+    rows = (folder / "landmarks.csv").read_text().splitlines()
+    by_hand = rows[1].rsplit(",", 3)[0].replace("12.345", "12.5") + ",1,,"  # no word of whose weights
+    (folder / "landmarks.csv").write_text("\n".join([rows[0], by_hand]) + "\n")
+    assert locate(folder).returncode == 0
+    again = (folder / "landmarks.csv").read_text().splitlines()
+    assert by_hand in again
+    assert len(again) == 3

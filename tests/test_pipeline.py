@@ -7,12 +7,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from oracle import GEOMETRY, SHAPE_MM, FakeGrader, FakeLocalizer, film, place_knee
+from oracle import SHAPE_MM, FakeGrader, FakeLocalizer, film, place_knee
 
 import deepknee
 from deepknee.conformal import Conformal
 from deepknee.ensemble import GraderSettings
 from deepknee.networks import build_net
+from deepknee.patches import PatchGeometry
 from deepknee.pipeline import DeviceError, Reader, ReadingError, choose_device, load_reader, read_knees
 from deepknee.weights import WeightsError
 from kneel.engine.snapshot import load_snapshot, save_snapshot
@@ -177,7 +178,8 @@ def untrained(folder):
             meta["shape"] = {"points": SHAPE_MM.tolist(), "residual": 1e6}  # whatever comes out is a knee
         (folder / task / "fold_0").mkdir(parents=True)
         save_snapshot(folder / task / "fold_0" / "best.safetensors", build_network(arguments).state_dict(), meta)
-    described = {"model": {"width": 2}, "geometry": GEOMETRY.model_dump(mode="json")}
+    geometry = PatchGeometry(roi_mm=120.0, roi_px=120, crop=100, patch=50, top=25)  # the network needs 49 pixels
+    described = {"model": {"width": 2}, "geometry": geometry.model_dump(mode="json")}
     described |= {"intensity": {"mean": 0.5, "std": 0.25}}
     net = build_net(GraderSettings.model_validate_json(json.dumps(described)).model)
     (folder / "kl" / "fold_0").mkdir(parents=True)

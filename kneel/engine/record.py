@@ -12,7 +12,14 @@ from torch import nn
 from kneel.engine.averaging import WeightAverage, averaged_weights
 from kneel.engine.config import TrainingConfig
 from kneel.engine.optim import flatten_optimizer, restore_optimizer
-from kneel.engine.snapshot import code_version, load_snapshot, load_training_state, save_snapshot
+from kneel.engine.snapshot import (
+    SnapshotError,
+    code_version,
+    load_snapshot,
+    load_training_state,
+    save_snapshot,
+    update_snapshot,
+)
 
 Row = dict[str, float]
 
@@ -179,7 +186,12 @@ class Record:
         tensors, extra = load_training_state(self.path_last)
         save_snapshot(self.path_last, weights, meta, training_state=(tensors, extra))
         if self.best is self.history[-1]:
-            save_snapshot(self.path_best, averaged_weights(tensors) or weights, meta)
+            best = averaged_weights(tensors) or weights
+            if _holds(self.path_best, best, meta["epoch"]):
+                # others may have added to its metadata, such as a temperature; only its JSON may be missing
+                update_snapshot(self.path_best, {})
+            else:
+                save_snapshot(self.path_best, best, meta)
 
     def _check_same(self, stored: Mapping[str, Any], done: int) -> None:
         asked = {**self._meta, "processes": self._processes}
@@ -211,3 +223,13 @@ def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         leaves |= _flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
     return leaves
+
+
+def _holds(path: Path, weights: Mapping[str, torch.Tensor], epoch: int) -> bool:
+    """Say whether a snapshot can be read and has these weights of this epoch."""
+    try:
+        stored, meta = load_snapshot(path)
+    except (SnapshotError, OSError):
+        return False
+    same = stored.keys() == weights.keys() and all(torch.equal(stored[name], weights[name]) for name in weights)
+    return same and meta.get("epoch") == epoch

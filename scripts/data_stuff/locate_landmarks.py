@@ -2,7 +2,8 @@
 """Find the 16 landmarks of every knee of a graded folder {0..4}/{subject}{L or R}.png, for grading that follows them.
 
 Writes DIR/landmarks.csv (columns of kneel/imaging/crops.py, and the networks' confidence, flags and id) beside the five
-folders, and DIR/landmarks_problems.csv with every knee that was not found. Started again, it goes on where it stopped.
+folders, and DIR/landmarks_problems.csv with every knee that was not found. Started again, it goes on where it stopped;
+rows of other networks are made anew, rows without a word in the column weights are yours and stay.
 Research use only. Not a medical device.
 """
 
@@ -32,6 +33,7 @@ from kneel.imaging.radiograph import RadiographError
 from kneel.localize import KneeLocalizer
 
 MORE = ("confidence", "flags", "weights")
+CURE = "take the picture away, or add its row to landmarks.csv by hand, with the column weights left empty"
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def parse() -> argparse.Namespace:
 
 def locate_folder(given: argparse.Namespace) -> bool:
     """Locate what is not located yet; say whether every knee has its landmarks."""
-    weights, pictures = find_weights(given.weights), graded_files(given.images)
+    weights, pictures = find_weights(given.weights, ("lc", "hc")), graded_files(given.images)
     table = given.images / LANDMARK_TABLE
     part = table.with_name(table.name + ".part")
     names = {picture.relative_to(given.images).as_posix(): picture for picture in pictures}
@@ -70,7 +72,7 @@ def locate_folder(given: argparse.Namespace) -> bool:
     tasks = [Task(picture, *networks) for name, picture in names.items() if name not in rows]
     problems = []
     with part.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, [*COLUMNS, *MORE], lineterminator="\n")
+        writer = csv.DictWriter(stream, [*COLUMNS, *MORE], lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows.values())
         found = run_tasks(locate, tasks, given.jobs)
@@ -87,12 +89,12 @@ def locate_folder(given: argparse.Namespace) -> bool:
 
 
 def stored(table: Path, part: Path, weights: str) -> dict[str, dict[str, str]]:
-    """Return the rows that the same networks wrote before, by file."""
+    """Return the rows that stay, by file: those of the same networks, and those that somebody wrote by hand."""
     rows: dict[str, dict[str, str]] = {}
     for path in (table, part):
         if path.is_file():
             with path.open(newline="", encoding="utf-8") as stream:
-                whole = [row for row in csv.DictReader(stream) if row.get("weights") == weights]
+                whole = [row for row in csv.DictReader(stream) if row.get("weights") in (weights, "", None)]
             rows |= {row["file"]: row for row in whole}
     return rows
 
@@ -110,7 +112,7 @@ def locate(task: Task) -> dict[str, str] | Problem:
     named = replace(inverted(radiograph) if dark else radiograph, laterality=side)
     knees = [knee for knee in localizer(task.lc, task.hc).locate(named) if knee.side == side]
     if not knees:
-        return Problem(subject, side, file, "missing", "no such knee was found; take the picture away, or annotate it")
+        return Problem(subject, side, file, "missing", f"no such knee was found; {CURE}")
     knee = knees[0]
     width = float(np.linalg.norm(knee.landmarks[8] - knee.landmarks[0]))
     points = [f"{value:.3f}" for value in knee.landmarks.ravel()]
