@@ -236,7 +236,7 @@ def transfer_weights(net: GradingNet, path: Path, split: Mapping[str, str]) -> s
     Returns
     -------
     str
-        Name and SHA-256 of the file, for the snapshot.
+        Name of the training and SHA-256 of its weights, for the snapshot.
 
     Raises
     ------
@@ -252,7 +252,10 @@ def transfer_weights(net: GradingNet, path: Path, split: Mapping[str, str]) -> s
         net.load_state_dict(weights)
     except RuntimeError as error:
         raise ConfigError(f"{path}: does not fit; model must be as in that experiment ({error})") from error
-    return f"{meta['name']}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    digest = hashlib.sha256()  # of the weights alone: calibrating that training later makes no other start of it
+    for name, value in sorted(weights.items()):
+        digest.update(name.encode() + value.contiguous().numpy().tobytes())
+    return f"{meta['name']}, sha256 of the weights {digest.hexdigest()}"
 
 
 def grey_statistics(rois: NDArray[np.uint8], view: View) -> tuple[float, float]:

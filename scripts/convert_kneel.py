@@ -7,6 +7,8 @@ Reading needs to know how wide the heat maps of these networks are on ordinary k
 authors' files do not say: give --data_root, and the width is measured on the pictures of the experiment (all of them;
 their errors are not measured, because nobody knows which knees a fold was trained on), or state it with --spread-mm.
 The mean knee of the landmark stage is that of KNEEL's annotations (kneel/phantom/shape_statistics.json).
+
+Research use only. Not a medical device.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ The cohort is a folder as make_phantom_cohort.py writes it: films/, annotations.
   summary.csv/.md the figures, with 95 % intervals by bootstrap over subjects
   errors.png      cumulative distribution of the landmark errors
   confusion.png   KL grades, truth against reading
+
+Research use only. Not a medical device.
 """
 
 from __future__ import annotations

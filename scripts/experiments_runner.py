@@ -3,6 +3,8 @@
 
 A run that is complete is skipped by resuming it at its end, a broken one goes on after its last epoch. What each
 training prints goes to WORKDIR/NAME/fold_K/train.log. Exit status: 0 all done, 1 some failed, 2 wrong use.
+
+Research use only. Not a medical device.
 """
 
 from __future__ import annotations

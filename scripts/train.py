@@ -3,6 +3,8 @@
 
 Writes WORKDIR/NAME/fold_K/: best.safetensors, last.safetensors (each with a readable .json) and metrics.csv.
 NAME is the name of the experiment file without .yaml.
+
+Research use only. Not a medical device.
 """
 
 from __future__ import annotations

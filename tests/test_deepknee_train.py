@@ -13,7 +13,7 @@ from deepknee.train import GradingExperiment, GradingTask, grey_statistics, trai
 from deepknee.views import Compartments
 from kneel.engine.config import ConfigError, load_config
 from kneel.engine.folds import LeakageError
-from kneel.engine.snapshot import load_snapshot
+from kneel.engine.snapshot import load_snapshot, update_snapshot
 
 FOLDER = Path(__file__).resolve().parents[1]
 EXPERIMENT = """
@@ -172,7 +172,9 @@ def test_transfer_starts_from_the_best_weights_of_the_same_split(root: Path, tmp
     for name, value in before.items():
         if "running" not in name and "num_batches" not in name:
             torch.testing.assert_close(after[name], value, atol=1e-9, rtol=0)
-    assert load_snapshot(second.path_best)[1]["started_from"].startswith("first, sha256 ")
+    assert load_snapshot(second.path_best)[1]["started_from"].startswith("first, sha256 of the weights ")
+    update_snapshot(first.path_best, {"temperature": 0.7})  # the start is the same
+    train_grader(follow, root, tmp_path, name="second", resume=True)
     with pytest.raises(FileNotFoundError, match="train nothing first"):
         train_grader(experiment(tmp_path, short + "transfer: nothing\n"), root, tmp_path, name="third")
     wide = experiment(tmp_path, short.replace("width: 4", "width: 5") + "transfer: first\n")

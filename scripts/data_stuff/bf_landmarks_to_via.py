@@ -7,6 +7,8 @@ Writes to --out: {subject}.png, films as VIA can show them, and via.json, which 
 create_datasets_from_via.py reads. The 16 points are those that KNEEL took of BoneFinder's 74; --points takes others.
 A film with points of one knee needs its file attribute knees (1 or 2 on the film) filled in there.
 Exit status: 0 all done, 1 some files could not be used (they are named), 2 nothing was done.
+
+Research use only. Not a medical device.
 """
 
 from __future__ import annotations

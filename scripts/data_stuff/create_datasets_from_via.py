@@ -7,6 +7,8 @@ medial edge, 9 of the tibia and 7 of the femur, as a polyline or as points in or
 
 Writes to --out what create_train_dataset_from_oai.py writes, and goes on likewise.
 Exit status: 0 every knee is there, 1 some are missing (problems.csv), 2 nothing was done.
+
+Research use only. Not a medical device.
 """
 
 from __future__ import annotations

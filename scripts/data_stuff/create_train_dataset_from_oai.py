@@ -10,6 +10,8 @@ Writes to --out, which then is the DATA_ROOT of lc_experiments/ and hc_experimen
   bf_landmarks_1_0.3.csv              the knees that are there, in KNEEL's format
   knees.csv, problems.csv             one row a knee; what is missing and what was decided, by subject
 Started again it goes on where it stopped. Exit status: 0 every knee is there, 1 some are missing, 2 nothing was done.
+
+Research use only. Not a medical device.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Draw annotations/landmarks.jpg: the 16 points on a phantom knee, as the networks see it (no picture of a person)."""
+"""Draw annotations/landmarks.jpg: the 16 points on a phantom knee, as the networks see it (no picture of a person).
+
+Research use only. Not a medical device.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 The table is not part of this project. Who uses it cites A. Tiulpin, I. Melekhov, S. Saarakkala: KNEEL: Knee Anatomical
 Landmark Localization Using Hourglass Networks. ICCV Workshops 2019. arXiv:1907.12237
+
+Research use only. Not a medical device.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Compute kneel/phantom/shape_statistics.json from KNEEL's annotation table, once.
 
 The table itself is not ours to ship; only means, standard deviations and modes of its 748 knees are kept.
+
+Research use only. Not a medical device.
 """
 
 from __future__ import annotations

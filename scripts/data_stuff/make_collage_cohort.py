@@ -1,4 +1,7 @@
-"""Paste annotated crops of real knees over the knees of phantom films: whole films with real joints."""
+"""Paste annotated crops of real knees over the knees of phantom films: whole films with real joints.
+
+Research use only. Not a medical device.
+"""
 
 from __future__ import annotations
 

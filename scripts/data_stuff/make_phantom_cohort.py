@@ -1,4 +1,7 @@
-"""Write a cohort of phantom films with known landmarks and grades."""
+"""Write a cohort of phantom films with known landmarks and grades.
+
+Research use only. Not a medical device.
+"""
 
 from __future__ import annotations
 

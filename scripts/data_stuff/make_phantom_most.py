@@ -1,4 +1,7 @@
-"""Write phantom films laid out like the MOST download, readings (mostv01235xray.csv) and a list of boxes beside."""
+"""Write phantom films laid out like the MOST download, readings (mostv01235xray.csv) and a list of boxes beside.
+
+Research use only. Not a medical device.
+"""
 
 from __future__ import annotations
 

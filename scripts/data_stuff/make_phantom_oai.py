@@ -1,6 +1,8 @@
 """Write phantom films laid out like the OAI download: OAI_00m/contents.csv and films at FOLDER/001.
 
 Beside it lie annotations (bf_landmarks_1_0.3.csv), readings (kxr_sq_bu00.csv) and a list of boxes (boxes.csv).
+
+Research use only. Not a medical device.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Draw docs/phantom_contact_sheet.jpg: phantom knees of every grade, both sides, as the networks see them."""
+"""Draw docs/phantom_contact_sheet.jpg: phantom knees of every grade, both sides, as the networks see them.
+
+Research use only. Not a medical device.
+"""
 
 from __future__ import annotations
 
