@@ -3,6 +3,8 @@
 Dimensions: B knees, N base width, P patch pixels, K grades.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -44,7 +46,7 @@ class Branch(nn.Module):
         return self.block3(features)
 
 
-class GradingNet(nn.Module):
+class GradingNet(nn.Module, ABC):
     """What every network that grades can do; see `deepknee.networks` for the kinds.
 
     It sees one or more pictures of a knee, of which it makes feature maps, and judges these.
@@ -54,13 +56,13 @@ class GradingNet(nn.Module):
         """Return the logits, and behind them whatever else the loss of its kind needs: (B, K or more)."""
         return self.judge(*self.features(*pictures))
 
+    @abstractmethod
     def features(self, *pictures: Tensor) -> tuple[Tensor, ...]:
         """Return the last feature maps (B, C, h, w) of every picture (B, 1, H, W): those that attention explains."""
-        raise NotImplementedError
 
+    @abstractmethod
     def judge(self, *maps: Tensor) -> Tensor:
         """Return the logits (B, K) of the feature maps."""
-        raise NotImplementedError
 
 
 class KneeNet(GradingNet):

@@ -6,6 +6,7 @@ training, ensembles, attention) is written once for all kinds.
 Dimensions: B knees.
 """
 
+from abc import abstractmethod
 from typing import Annotated, Any, Literal
 
 import torch
@@ -26,14 +27,15 @@ class NetworkSettings(Settings):
     """What every kind can do; a kind overrides what is its own."""
 
     @property
+    @abstractmethod
     def look(self) -> str:
         """What networks of one ensemble must have in common, in words: the kind, and the size of what it sees."""
-        raise NotImplementedError
 
+    @abstractmethod
     def build(self) -> GradingNet:
         """Make the network, its weights random."""
-        raise NotImplementedError
 
+    @abstractmethod
     def view(self, geometry: PatchGeometry) -> View:
         """Return what the network sees of a ROI.
 
@@ -47,7 +49,6 @@ class NetworkSettings(Settings):
         ValueError
             The pictures would be too small.
         """
-        raise NotImplementedError
 
     def start(self, net: GradingNet) -> str | None:
         """Give a new network the weights that its training starts from, if they are other than random.

@@ -48,7 +48,9 @@ class Problem:
     problem: str
 
 
-def run_tasks(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) -> Iterator[Result]:
+def run_tasks(
+    work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int, *, ordered: bool = False
+) -> Iterator[Result]:
     """Do tasks one after the other, or in several processes of one OpenCV thread each.
 
     Parameters
@@ -59,11 +61,13 @@ def run_tasks(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) 
         What to call it with.
     jobs : int
         Processes.
+    ordered : bool
+        Yield in the order of the tasks.
 
     Yields
     ------
     object
-        Results as they are finished.
+        One result a task, as they are finished where not `ordered`.
     """
     if jobs == 1:
         yield from map(work, tasks)
@@ -72,7 +76,7 @@ def run_tasks(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) 
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker) as pool:
         pending = [pool.submit(work, task) for task in tasks]
         try:
-            yield from (future.result() for future in as_completed(pending))
+            yield from (future.result() for future in (pending if ordered else as_completed(pending)))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import csv
-import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
-import cv2
 import numpy as np
 from numpy.random import Generator, SeedSequence
 from scipy.stats import norm
 from tqdm import tqdm
 
 from kneel.imaging.geometry import Side
+from kneel.imaging.preparing import run_tasks
 from kneel.imaging.schema import KneeAnnotation, write_annotations
 from kneel.phantom.dicom_file import dicom_bytes
 from kneel.phantom.film import Implant
 from kneel.phantom.render import FilmSpec, render_film
-
-Task = TypeVar("Task")
-Result = TypeVar("Result")
 
 FILM_COLUMNS = (
     "subject_id",
@@ -154,7 +147,7 @@ def write_cohort(
     annotations: list[KneeAnnotation] = []
     rows = []
     for knees, row in tqdm(
-        run_tasks(work, tasks, jobs), total=n, desc="phantom films", unit="film", disable=not progress
+        run_tasks(work, tasks, jobs, ordered=True), total=n, desc="phantom films", unit="film", disable=not progress
     ):
         annotations += knees
         rows.append(row)
@@ -271,33 +264,6 @@ def _write_film(
         seed,
     )
     return knees, dict(zip(FILM_COLUMNS, values, strict=True))
-
-
-def run_tasks(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) -> Iterator[Result]:
-    """Do tasks one after the other, or in several processes with one OpenCV thread each.
-
-    Parameters
-    ----------
-    work : callable
-        Must be picklable when `jobs` is more than 1.
-    tasks : sequence
-        What to call it with.
-    jobs : int
-        Processes.
-
-    Yields
-    ------
-    object
-        One result a task, in their order.
-    """
-    if jobs == 1:
-        yield from map(work, tasks)
-        return
-    # spawn: forking a process that holds OpenCV's or torch's threads can deadlock
-    with ProcessPoolExecutor(
-        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
-    ) as pool:
-        yield from pool.map(work, tasks)
 
 
 def _write_table(path: Path, rows: list[dict[str, object]]) -> None:

@@ -20,9 +20,10 @@ from tqdm import tqdm
 
 from kneel.imaging.crops import AnnotatedCrop
 from kneel.imaging.geometry import Side, mirror_points
+from kneel.imaging.preparing import run_tasks
 from kneel.imaging.radiograph import normalize_percentiles
 from kneel.imaging.schema import KneeAnnotation, write_annotations
-from kneel.phantom.cohort import claim_folders, run_tasks
+from kneel.phantom.cohort import claim_folders
 from kneel.phantom.dicom_file import dicom_bytes
 from kneel.phantom.render import Film, FilmSpec, render_film
 
@@ -83,7 +84,7 @@ def write_collages(
     root, tasks = Path(directory), list(enumerate(by_subject.values()))
     claim_folders(root, set(by_subject))
     work = partial(_write_collage, root, seed, pairs)
-    done = tqdm(run_tasks(work, tasks, jobs), "collages", len(tasks), unit="film", disable=not progress)
+    done = tqdm(run_tasks(work, tasks, jobs, ordered=True), "collages", len(tasks), unit="film", disable=not progress)
     write_annotations(root / "annotations.csv", [knee for knees in done for knee in knees])
     return list(by_subject)
 

@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from kneel.imaging.geometry import Side
 from kneel.imaging.oai import FILM, detector_spacing
+from kneel.imaging.preparing import run_tasks
 from kneel.imaging.schema import CENTER, KneeAnnotation
-from kneel.phantom.cohort import CohortOptions, draw_spec, run_tasks
+from kneel.phantom.cohort import CohortOptions, draw_spec
 from kneel.phantom.dicom_file import dicom_bytes
 from kneel.phantom.oai import OaiPhantom
 from kneel.phantom.render import render_film
@@ -111,7 +112,9 @@ def write_most_phantom(
     root.mkdir(parents=True, exist_ok=True)
     tasks = [(subject, time) for subject in range(n) for time in range(1 + subject % 2)]
     work = partial(_write_film, root, seed, options)
-    bar = tqdm(run_tasks(work, tasks, jobs), "phantom films", len(tasks), unit="film", disable=not progress)
+    bar = tqdm(
+        run_tasks(work, tasks, jobs, ordered=True), "phantom films", len(tasks), unit="film", disable=not progress
+    )
     films = tuple(bar)
     readings, boxes = Path(directory) / MOST_READINGS, Path(directory) / BOXES
     write_most_readings(readings, films)

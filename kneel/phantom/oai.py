@@ -14,8 +14,9 @@ from numpy.random import SeedSequence
 from tqdm import tqdm
 
 from kneel.imaging.oai import BILATERAL, CONTENTS, FILM
+from kneel.imaging.preparing import run_tasks
 from kneel.imaging.schema import KneeAnnotation, write_annotations
-from kneel.phantom.cohort import CohortOptions, draw_spec, run_tasks
+from kneel.phantom.cohort import CohortOptions, draw_spec
 from kneel.phantom.dicom_file import dicom_bytes
 from kneel.phantom.render import render_film
 
@@ -90,7 +91,7 @@ def write_oai_phantom(
     root = Path(directory) / "OAI_00m"
     root.mkdir(parents=True, exist_ok=True)
     work = partial(_write_film, root, seed, options)
-    bar = tqdm(run_tasks(work, range(n), jobs), "phantom films", n, unit="film", disable=not progress)
+    bar = tqdm(run_tasks(work, range(n), jobs, ordered=True), "phantom films", n, unit="film", disable=not progress)
     films = list(bar)
     rows: list[Sequence[object]] = []
     for folder, _ in films:
