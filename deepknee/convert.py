@@ -11,14 +11,12 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from deepknee.ensemble import TASK, GraderSettings, Member
 from deepknee.intensity import Intensity
 from deepknee.model import GRADES
 from deepknee.networks import SiameseSettings, build_net
 from deepknee.patches import PatchGeometry
-from kneel.engine.foreign import ConversionError, check_state, first_line, load_plain, state_dict_in
+from kneel.engine.foreign import ConversionError, check_state, load_array, load_plain, state_dict_in
 from kneel.engine.snapshot import code_version
 
 _FIRST, _LAST = "branch.block1.0.0.weight", "final.1.weight"
@@ -37,12 +35,7 @@ def read_mean_std(path: Path) -> Intensity:
     ConversionError
         It is no such file.
     """
-    try:
-        values = np.load(path, allow_pickle=False)
-    except OSError as error:
-        raise ConversionError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError) as error:
-        raise ConversionError(f"{path}: no plain .npy file: {first_line(error)}") from error
+    values = load_array(path)
     if values.size != 2 or values.dtype.kind != "f":
         found = f"{values.dtype} of shape {values.shape}"
         raise ConversionError(f"{path}: holds {found}: must be two numbers, mean and standard deviation")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from kneel.engine.foreign import ConversionError, check_state, first_line, load_plain, state_dict_in
+from kneel.engine.foreign import ConversionError, check_state, load_array, load_plain, state_dict_in
 from kneel.engine.snapshot import code_version
 from kneel.experiment import LandmarkExperiment
 from kneel.network import LandmarkNet, build_network, network_arguments
@@ -68,12 +68,7 @@ def read_mean_std(path: Path) -> tuple[float, float]:
     ConversionError
         It is no such file, or its channels differ, as those of a grey picture cannot.
     """
-    try:
-        values = np.load(path, allow_pickle=False)
-    except OSError as error:
-        raise ConversionError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError) as error:
-        raise ConversionError(f"{path}: no plain .npy file: {first_line(error)}") from error
+    values = load_array(path)
     if values.ndim != 2 or values.shape[0] != 2 or values.dtype.kind != "f" or not np.isfinite(values).all():
         raise ConversionError(
             f"{path}: holds {values.dtype} of shape {values.shape}: must be 2 rows, mean and std, a column a channel"

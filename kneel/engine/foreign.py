@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,6 +49,28 @@ def load_plain(path: Path, needed: str) -> Any:
             f"{path}: no file of plain tensors ({first_line(error)}); needed is {needed}, "
             "and a pickled session is not opened, because opening it would run its code"
         ) from error
+
+
+def load_array(path: Path) -> np.ndarray:
+    """
+    Read a ``.npy`` file, never unpickling what is in it.
+
+    Parameters
+    ----------
+    path
+        What ``numpy.save`` wrote.
+
+    Raises
+    ------
+    ConversionError
+        When it cannot be read, or is no plain array.
+    """
+    try:
+        return np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise ConversionError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, EOFError) as error:
+        raise ConversionError(f"{path}: no plain .npy file: {first_line(error)}") from error
 
 
 def state_dict_in(content: Any, where: str) -> dict[str, Tensor]:
