@@ -12,6 +12,8 @@ from torch import nn
 from kneel.engine.averaging import WeightAverage, averaged_weights
 from kneel.engine.config import TrainingConfig
 from kneel.engine.optim import flatten_optimizer, restore_optimizer
+from kneel.engine.queue.fence import check_owned
+from kneel.engine.same import differences
 from kneel.engine.snapshot import (
     SnapshotError,
     code_version,
@@ -117,6 +119,7 @@ class Record:
 
     def start(self) -> None:
         """Make the folder and clear it of an earlier run."""
+        check_owned()
         self.path_last.parent.mkdir(parents=True, exist_ok=True)
         for file in _FILES:
             (self.path_last.parent / file).unlink(missing_ok=True)
@@ -140,6 +143,7 @@ class Record:
         average
             Average of the weights, or None.
         """
+        check_owned()
         tensors, settings = flatten_optimizer(optimizer)
         if average is not None:
             tensors |= average.flatten()
@@ -196,16 +200,9 @@ class Record:
     def _check_same(self, stored: Mapping[str, Any], done: int) -> None:
         asked = {**self._meta, "processes": self._processes}
         ignored = {"epoch", "metrics", "code"}
-        old = _flat({key: value for key, value in stored.items() if key not in ignored})
-        new = _flat({key: value for key, value in asked.items() if key not in ignored})
-        free = {"training.threads"}
-        # The step schedule does not look ahead: more epochs continue the same run. A cosine would bend.
-        if self._config.schedule == "step" and self._config.epochs >= done:
-            free.add("training.epochs")
-        differ = [key for key in {**old, **new} if old.get(key) != new.get(key) and key not in free]
-        if differ:
-            words = "; ".join(f"{key}: stored {old.get(key)!r}, asked {new.get(key)!r}" for key in differ)
-            raise ResumeError(f"{self.path_last} ({done} epochs) is another run: {words}")
+        old, new = ({key: value for key, value in tree.items() if key not in ignored} for tree in (stored, asked))
+        if differ := differences(old, new, done):
+            raise ResumeError(f"{self.path_last} ({done} epochs) is another run: {'; '.join(differ)}")
 
     def _meta_now(self) -> dict[str, Any]:
         row = _without_nan(self.history[-1])
@@ -215,14 +212,6 @@ class Record:
 def _without_nan(row: Row) -> dict[str, float | None]:
     """JSON has no NaN; the engine makes every other value finite."""
     return {key: None if math.isnan(value) else value for key, value in row.items()}
-
-
-def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Name every leaf of nested mappings by its path: ``{"a": {"b": 1}}`` is ``{"a.b": 1}``."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        leaves |= _flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
-    return leaves
 
 
 def _holds(path: Path, weights: Mapping[str, torch.Tensor], epoch: int) -> bool:

@@ -4,12 +4,10 @@
 ``NAME.json`` beside it is a copy to read, with the sha256 of the file that it describes.
 """
 
-import contextlib
 import functools
 import hashlib
 import importlib.metadata
 import json
-import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +17,8 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from kneel.engine.atomic import write_atomic
+
 _KEY = "snapshot"  # one header key only: safetensors writes several in no fixed order
 _FORMAT = 1
 _STATE = "training/"  # prefix of the tensors that only a resumed training needs; no module has a / in its name
@@ -26,36 +26,6 @@ _STATE = "training/"  # prefix of the tensors that only a resumed training needs
 
 class SnapshotError(ValueError):
     """A snapshot that cannot be written or read, with its file and why."""
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """
-    Write a file beside its place and rename it there: readers see the old file or the new one, never a part.
-
-    Parameters
-    ----------
-    path
-        The file; its folder must exist.
-    data
-        Its content.
-    """
-    beside = path.with_name(f".{path.name}.tmp")
-    try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    # Without this the rename itself can be lost in a power cut. Windows cannot open folders.
-    with contextlib.suppress(PermissionError):
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def save_snapshot(
