@@ -23,10 +23,11 @@ from deepknee.train import GradingExperiment, train_grader
 from kneel.authors import is_authors_file, load_landmark_experiment
 from kneel.engine.board import Board, VisdomBoard
 from kneel.engine.config import ConfigError, load_config
-from kneel.engine.fit import FitResult, TrainingDiverged
+from kneel.engine.fit import FitResult
 from kneel.engine.folds import LeakageError
 from kneel.engine.record import ResumeError, RunExists
 from kneel.engine.snapshot import SnapshotError
+from kneel.engine.trainer import TrainingDiverged
 from kneel.experiment import LandmarkExperiment
 from kneel.imaging.radiograph import RadiographError
 from kneel.imaging.schema import AnnotationError

@@ -30,10 +30,11 @@ from kneel.authors import is_authors_file, load_landmark_experiment
 from kneel.baselines import BASELINES, ResNetTask, fit_linear, predict_resnet, small_pictures
 from kneel.bootstrap import SubjectBootstrap, interval
 from kneel.engine.config import ConfigError, load_config
-from kneel.engine.fit import TrainingDiverged, fit
+from kneel.engine.fit import fit
 from kneel.engine.folds import LeakageError
 from kneel.engine.record import ResumeError, RunExists
 from kneel.engine.snapshot import SnapshotError, write_atomic
+from kneel.engine.trainer import TrainingDiverged
 from kneel.experiment import LandmarkExperiment
 from kneel.imaging.radiograph import RadiographError
 from kneel.imaging.schema import AnnotationError

@@ -11,11 +11,12 @@ from torch.utils.data import Dataset, TensorDataset, WeightedRandomSampler
 
 from kneel.engine import record
 from kneel.engine.config import TrainingConfig
-from kneel.engine.fit import FitResult, TrainingDiverged, fit
+from kneel.engine.fit import FitResult, fit
 from kneel.engine.loading import train_batches, val_batches
 from kneel.engine.optim import learning_rate
 from kneel.engine.record import ResumeError, RunExists
 from kneel.engine.snapshot import load_snapshot, load_training_state, update_snapshot
+from kneel.engine.trainer import TrainingDiverged
 
 SLOPE = torch.tensor([[2.0], [-1.0], [0.5]])
 FILES = ("best.json", "best.safetensors", "last.json", "last.safetensors", "metrics.csv")
@@ -437,7 +438,7 @@ def test_bf16_runs_the_model_in_bf16_also_to_predict(tmp_path):
 @pytest.mark.parametrize(("has", "used"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_auto_precision_is_bf16_only_where_the_cpu_has_it(tmp_path, monkeypatch, has, used):
     seen = set()
-    monkeypatch.setattr("kneel.engine.fit.cpu_has_bf16", lambda: has)
+    monkeypatch.setattr("kneel.engine.trainer.cpu_has_bf16", lambda: has)
     task = Regression()
     plain = task.build_model
 

@@ -1,0 +1,197 @@
+"""One process of a training: devices and precision by Accelerate, and what an epoch does with model and data."""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import send_to_device
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from kneel.engine.averaging import WeightAverage
+from kneel.engine.config import ConfigError, TrainingConfig
+from kneel.engine.cpu import cpu_has_bf16
+from kneel.engine.loading import make_loader, train_batches, val_batches
+from kneel.engine.optim import build_optimizer, learning_rate
+from kneel.engine.record import Record, Row
+from kneel.engine.seeding import derive_seed, seed_everything
+from kneel.engine.task import Task
+
+_log = logging.getLogger(__name__)
+_OURS = ("epoch", "learning_rate", "train_loss")  # columns that the engine adds to the task's metrics
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss or the monitored metric is no finite number; says where."""
+
+
+class Trainer:
+    """One process of a training: model, optimizer and data on their device, and what an epoch does with them."""
+
+    def __init__(self, task: Task, config: TrainingConfig, cpu: bool) -> None:
+        self.task, self.config = task, config
+        self.accelerator = _accelerator(config, cpu)
+        self.is_main: bool = self.accelerator.is_main_process
+        self.rank, self.world = int(self.accelerator.process_index), int(self.accelerator.num_processes)
+        self._seed("data")
+        self.train_set, self.val_set = task.train_dataset(), task.val_dataset()
+        for which, dataset in (("training", self.train_set), ("validation", self.val_set)):
+            if not _length(dataset):
+                raise ValueError(f"the {which} set is empty")
+        self._seed("model")
+        self.module = task.build_model()
+        self.model = self.accelerator.prepare_model(self.module)
+        self.optimizer = self.accelerator.prepare_optimizer(build_optimizer(self.module, config))
+        if config.swa_start is not None and self.world > 1:
+            raise ConfigError(f"swa_start = {config.swa_start}: weights are averaged in one process, not {self.world}")
+        self.average = None if config.swa_start is None else WeightAverage(self.module, config)
+
+    def open(self, record: Record, resume: bool) -> None:
+        """Take up the run in the folder, or clear the folder for a new one."""
+        found = resume and record.path_last.exists()
+        if found:
+            record.restore(self.module, self.optimizer.optimizer, self.accelerator.scaler, self.average)
+        self.accelerator.wait_for_everyone()  # nobody writes before everybody has read
+        if self.is_main and found:
+            record.repair()
+        elif self.is_main:
+            record.start()
+
+    def save(self, record: Record) -> None:
+        """Write the snapshots of the epoch that is over, on one rank."""
+        if self.is_main:
+            record.save(self.module, self.optimizer.optimizer, self.accelerator.scaler, self.average)
+        self.accelerator.wait_for_everyone()
+
+    def train_epoch(self, epoch: int) -> tuple[float, float]:
+        """Return the mean training loss of the epoch, and the learning rate of its last step."""
+        batches = train_batches(self._order(epoch), self.config.batch_size, self.rank, self.world)
+        loader = self._loader(self.train_set, batches, self.config.seed, epoch)
+        self.model.train()
+        # Keyed by the epoch: every epoch draws anew, and a resumed run draws what an uninterrupted one would.
+        self._seed("epoch", epoch, "rank", self.rank)
+        total, rate = 0.0, 0.0
+        bar = self._bar(loader, f"epoch {epoch + 1}/{self.config.epochs}")
+        for step, batch in enumerate(bar):
+            rate = learning_rate(self.config, epoch * len(batches) + step, len(batches))
+            loss = self._step(batch, rate)
+            if not math.isfinite(loss):
+                raise TrainingDiverged(f"the training loss is {loss} in epoch {epoch + 1}, step {step + 1}")
+            total += loss * len(batches[step])
+            bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+        return total / sum(map(len, batches)), rate
+
+    def average_weights(self, epoch: int) -> None:
+        """Take the weights of the epoch into the average, if there is one, and measure its batch norms."""
+        if self.average is None or not self.average.update(self.module, epoch + 1):
+            return
+        batches = train_batches(self._order(epoch), self.config.batch_size, self.rank, self.world)
+        loader = self._loader(self.train_set, batches, derive_seed(self.config.seed, "average"), epoch)
+        self._seed("average", epoch)
+        moved = (self._to_device(batch) for batch in self._bar(loader, "batch norms of the average"))
+        # torch's update_bn passes clean batches; so does this: nothing is mixed up that the network will not read
+        self.average.measure_batch_norms(moved, self.task.predict)
+
+    def _step(self, batch: Any, rate: float) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad()
+        total = torch.zeros((), device=self.accelerator.device)
+        loss = self.task.training_loss(self.model, self._to_device(batch))
+        for term in [loss] if isinstance(loss, torch.Tensor) else loss:
+            total += term.detach()
+            # Data-parallel ranks average the gradient of every term: the sum of means is the mean of sums.
+            self.accelerator.backward(term)
+        mean = float(self.accelerator.reduce(total, "mean"))  # so that all ranks stop together
+        if math.isfinite(mean):
+            if self.config.clip_norm is not None:
+                self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+            self.optimizer.step()
+        return mean
+
+    @torch.no_grad()
+    def validate(self, epoch: int) -> Row:
+        """Return the task's metrics over the whole validation set."""
+        length = _length(self.val_set)
+        batches = val_batches(length, self.config.batch_size, self.rank, self.world)
+        # No epoch in these keys: should a validation set draw at all, every epoch is judged on the same draw.
+        loader = self._loader(self.val_set, batches, derive_seed(self.config.seed, "validation"), 0)
+        self._seed("validation", "rank", self.rank)
+        model = (self.average and self.average.module) or self.model
+        model.eval()
+        parts: list[dict[str, torch.Tensor]] = []
+        for numbers, batch in zip(batches, self._bar(loader, "validation"), strict=True):
+            outputs = self.task.predict(model, self._to_device(batch))
+            odd = {key: tuple(value.shape) for key, value in outputs.items() if value.shape[:1] != (len(numbers),)}
+            if odd:
+                raise ValueError(f"predict: shapes {odd}: the first dimension must be the batch, {len(numbers)}")
+            parts.append(outputs)
+        gathered = {key: self._gather(torch.cat([part[key] for part in parts]), length) for key in parts[0]}
+        return _checked(self.task.metrics(gathered), self.config.monitor, epoch)
+
+    def _gather(self, mine: torch.Tensor, length: int) -> np.ndarray:
+        """Bring the ranks' samples into the order of the validation set; drop those that were dealt twice."""
+        if mine.dtype in (torch.bfloat16, torch.float16):
+            mine = mine.float()  # numpy has no bfloat16
+        # Accelerate's gather_for_metrics would do, but on an error inside it hands back the repeated samples too.
+        by_rank = self.accelerator.gather(mine.contiguous()).unflatten(0, (self.world, -1))
+        return by_rank.transpose(0, 1).flatten(0, 1)[:length].cpu().numpy()
+
+    def _order(self, epoch: int) -> Sequence[int]:
+        generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "order", epoch))
+        sampler = self.task.train_sampler(self.train_set, generator)
+        if sampler is None:
+            return [int(number) for number in torch.randperm(_length(self.train_set), generator=generator)]
+        return [int(number) for number in sampler]
+
+    def _loader(self, dataset: Dataset[Any], batches: list[list[int]], seed: int, epoch: int) -> Any:
+        pin = self.accelerator.device.type == "cuda"
+        workers = self.config.num_workers
+        return make_loader(dataset, batches, num_workers=workers, pin=pin, seed=seed, epoch=epoch, rank=self.rank)
+
+    def _bar(self, loader: Any, words: str) -> Any:
+        # disable=None: no bar where there is no terminal to draw it on.
+        return tqdm(loader, words, leave=False, dynamic_ncols=True, disable=None if self.is_main else True)
+
+    def _to_device(self, batch: Any) -> Any:
+        return send_to_device(batch, self.accelerator.device, non_blocking=True)
+
+    def _seed(self, *key: int | str) -> None:
+        seed_everything(derive_seed(self.config.seed, *key))
+
+
+def _accelerator(config: TrainingConfig, cpu: bool) -> Accelerator:
+    # Accelerate keeps the precision of the first training in a process for all that follow; each has its own here.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    precision, on_cpu = config.precision, cpu or not torch.cuda.is_available()
+    if precision == "fp16" and on_cpu:
+        raise ConfigError("precision = fp16: needs a CUDA device; on a CPU use bf16, off or auto")
+    if precision == "auto":
+        precision = (
+            "bf16" if (cpu_has_bf16() if on_cpu else torch.cuda.is_bf16_supported(including_emulation=False)) else "off"
+        )
+        _log.info("precision = auto: %s on this device", precision)
+    elif precision == "bf16" and on_cpu and not cpu_has_bf16():
+        _log.warning("precision = bf16: this CPU has no arithmetic for it and is several times slower than with off")
+    return Accelerator(cpu=cpu, mixed_precision="no" if precision == "off" else precision)
+
+
+def _checked(metrics: Mapping[str, float], monitor: str, epoch: int) -> Row:
+    """Return the metrics as floats; infinite ones as NaN, for a metric that has no value here."""
+    taken = [key for key in metrics if key in _OURS]
+    if taken:
+        raise ValueError(f"metrics: the name {taken[0]} is the engine's own")
+    if monitor not in metrics:
+        raise ValueError(f"monitor = {monitor}: the task's metrics are {', '.join(metrics)}")
+    if not math.isfinite(metrics[monitor]):
+        raise TrainingDiverged(f"the monitored metric {monitor} is {metrics[monitor]} in epoch {epoch + 1}")
+    return {key: float(value) if math.isfinite(value) else math.nan for key, value in metrics.items()}
+
+
+def _length(dataset: Dataset[Any]) -> int:
+    return len(dataset)  # type: ignore[arg-type] # torch leaves __len__ out of its Dataset
