@@ -1,26 +1,30 @@
 #!/usr/bin/env bash
-# Trains every experiment of a folder, one per GPU (on the CPU: one after the other).
+# Trains every experiment of a folder, all folds, one job per GPU (on the CPU: one after the other). Started again it goes on
+# where it stopped. By environment, or by the flags of scripts/experiments_runner.py, which win (--help names them all):
 #
 #   DATA_ROOT    where the data are
 #   WORKDIR      where all runs go (default: workdir)
-#   EXPERIMENTS  experiment files or folders of them, separated by spaces (default: hc_experiments)
-#   FOLDS        only these folds, separated by spaces (default: all)
+#   EXPERIMENTS  a folder of experiment files, or one file; several are separated by ":"
+#                (default: hc_experiments_todo where it exists, else hc_experiments)
+#   GPUS         which, as CUDA_VISIBLE_DEVICES names them, or cpu (default: all)
+#   PER_GPU      jobs at once on each GPU, or on the CPU, whose threads they share (default: 1)
+#   FOLDS        only these folds (default: all)
+#   SEEDS        each of these seeds, in runs called NAME_seed_S (default: the seed of the file)
+#   RETRIES      how often what fails is tried again (default: 1)
 #   VISDOM       HOST:PORT of a visdom server for live curves (default: none)
 #
-# Example:  DATA_ROOT=/data/oai WORKDIR=/data/runs EXPERIMENTS="lc_experiments hc_experiments" ./run_experiments.sh
+# Example:  DATA_ROOT=/data/oai WORKDIR=/data/runs EXPERIMENTS=lc_experiments:hc_experiments FOLDS="0 1" ./run_experiments.sh
 #
-# With none of DATA_ROOT and EXPERIMENTS given it makes a cohort of phantom films below demo/ and trains the small
-# experiments of demo_experiments/ on it. Started again it goes on where it stopped.
+# With no flags and none of DATA_ROOT and EXPERIMENTS given it makes a cohort of phantom films below demo/ and trains the
+# small experiments of demo_experiments/ on it.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 python=$here/.venv/bin/python
 [ -x "$python" ] || python=python3
 
-if [ -z "${DATA_ROOT:-}" ] && [ -z "${EXPERIMENTS:-}" ]; then
+if [ $# = 0 ] && [ -z "${DATA_ROOT:-}" ] && [ -z "${EXPERIMENTS:-}" ]; then
     demo=${DEMO:-demo} # where it goes
-    DATA_ROOT=$demo/data
-    WORKDIR=${WORKDIR:-$demo/runs}
-    EXPERIMENTS=$here/demo_experiments
+    export DATA_ROOT=$demo/data WORKDIR=${WORKDIR:-$demo/runs} EXPERIMENTS=$here/demo_experiments
     jobs=$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1)
     cohort() {
         [ -e "$DATA_ROOT/$1/films.csv" ] || "$python" "$here/scripts/data_stuff/make_phantom_cohort.py" \
@@ -31,14 +35,4 @@ if [ -z "${DATA_ROOT:-}" ] && [ -z "${EXPERIMENTS:-}" ]; then
     cohort test 40 3
 fi
 
-if [ -z "${DATA_ROOT:-}" ]; then
-    echo "run_experiments.sh: DATA_ROOT is not set: where are the data for $EXPERIMENTS?" >&2
-    exit 2
-fi
-WORKDIR=${WORKDIR:-workdir}
-EXPERIMENTS=${EXPERIMENTS:-$here/hc_experiments}
-
-# both are lists of words; ${FOLDS:+...} leaves the option out when it is not set
-# shellcheck disable=SC2086
-exec "$python" "$here/scripts/experiments_runner.py" --experiments $EXPERIMENTS \
-    --data_root "$DATA_ROOT" --workdir "$WORKDIR" ${FOLDS:+--folds $FOLDS}
+exec "$python" "$here/scripts/experiments_runner.py" "$@"

@@ -12,6 +12,7 @@ from deepknee.evaluate_figures import draw_all
 from deepknee.metrics import BINS
 from deepknee.model import GRADES
 from kneel.engine.snapshot import write_atomic
+from kneel.engine.tables import markdown
 
 NOTICE = "*Research use only. Not a medical device.*"
 INTERVALS = """In brackets 95 % intervals: percentile bootstrap, {resamples} resamples of the subjects, both knees of
@@ -66,19 +67,19 @@ def write_report(
     figures = pd.concat([one.table.assign(model=one.predictions.model) for one in evaluated], ignore_index=True)
     _csv(folder / "figures.csv", figures[["model", "group", "figure", "value", "low", "high"]])
     draw_all(folder, evaluated)
-    text = ["# KL grades: predicted against true", NOTICE, _markdown(_who(evaluated))]
+    text = ["# KL grades: predicted against true", NOTICE, markdown(_who(evaluated))]
     text.append(INTERVALS.format(resamples=resamples))
     for group, title, words in _SECTIONS:
         words = words.format(coverage=100 * coverage, largest=largest)
-        text += [f"## {title}", words, _markdown(_wide(figures, group))]
+        text += [f"## {title}", words, markdown(_wide(figures, group))]
     if (figures.group == "stored sets").any():
-        text += ["## Sets of the snapshots", STORED, _markdown(_wide(figures, "stored sets"))]
+        text += ["## Sets of the snapshots", STORED, markdown(_wide(figures, "stored sets"))]
     if compared is not None:
         _csv(folder / "comparison.csv", compared)
-        text += ["## The two models compared", COMPARED, _markdown(_differences(compared, evaluated))]
+        text += ["## The two models compared", COMPARED, markdown(_differences(compared, evaluated))]
     if robustness is not None:
         _csv(folder / "robustness.csv", robustness)
-        text += ["## Robustness", robustness_words, _markdown(_robust(robustness))]
+        text += ["## Robustness", robustness_words, markdown(_robust(robustness))]
     pictures = {"confusion": "confusion matrix", "roc": "ROC curve", "precision_recall": "precision and recall"}
     pictures["reliability"] = "reliability of the likeliest grade"
     text += ["## Pictures", *(f"![{words}]({name}.png)" for name, words in pictures.items())]
@@ -140,11 +141,6 @@ def _cell(value: float, low: float, high: float, sign: str = "") -> str:
     if pd.isna(value):
         return "none"
     return f"{value:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
-
-
-def _markdown(table: pd.DataFrame) -> str:
-    lines = [[str(column) for column in table], ["---"] * table.shape[1], *table.astype(str).to_numpy().tolist()]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
 
 
 def _csv(path: Path, table: pd.DataFrame) -> None:

@@ -13,6 +13,7 @@ from kneel.assess_figures import draw_curves, draw_measures
 from kneel.assess_knees import draw_knees
 from kneel.bootstrap import RESAMPLES, SubjectBootstrap
 from kneel.engine.snapshot import write_atomic
+from kneel.engine.tables import latex, markdown
 from kneel.metrics import BOUNDS_MM
 from kneel.predictions import PredictionError, Predictions
 
@@ -71,7 +72,7 @@ def write_report(
             measures.append(measure_figures(one, bootstrap))
         sections.append(_section(folder, one, errors[-1], measures[-1] if whole else None, images is not None))
     _write(folder / "errors.csv", pd.concat(errors).to_csv(index=False, float_format="%.6g"))
-    text = ["# Landmarks: predicted against annotated", NOTICE, _files(whole), _markdown(_who(evaluated))]
+    text = ["# Landmarks: predicted against annotated", NOTICE, _files(whole), markdown(_who(evaluated))]
     if whole:
         _write(folder / "measures.csv", pd.concat(measures).to_csv(index=False, float_format="%.6g"))
         text += _paper(folder, "cv", "The paper's report of a cross-validation", _CV_WORDS, map(report_cv, evaluated))
@@ -136,21 +137,19 @@ def _paper(folder: Path, name: str, title: str, words: str, tables: Iterable[pd.
         shown.loc[row, column] = f"{table[column][row]:.2f}" + ("" if pd.isna(spread) else f" ± {spread:.2f}")
     shown["outliers"] = [f"{value:.2f}" for value in table.outliers]
     shown = shown.rename(columns={"outliers": "outliers, %"})
-    escaped = shown.rename(columns=_escape).map(lambda value: _escape(str(value)))
-    latex = escaped.to_latex(index=False, escape=False, column_format="l" + "r" * (shown.shape[1] - 1))
-    _write(folder / f"{name}.tex", f"% {NOTICE.strip('*')} Needs the package booktabs.\n{latex}")
-    return [f"## {title}", words, _markdown(shown)]
+    _write(folder / f"{name}.tex", f"% {NOTICE.strip('*')} Needs the package booktabs.\n{latex(shown)}")
+    return [f"## {title}", words, markdown(shown)]
 
 
 def _section(folder: Path, one: Predictions, errors: pd.DataFrame, measures: pd.DataFrame | None, knees: bool) -> str:
     """Draw the pictures of one experiment, and lay out its part of the report."""
     name, groups = file_name(one.experiment), severity_groups(one.knees.kl)
     draw_curves(folder, f"{name}_curves", {group: one.errors_mm[mask] for group, mask in groups.items()})
-    text = [f"### {one.experiment}", _markdown(_wide(errors, ["knees", "points", "number of knees"]))]
+    text = [f"### {one.experiment}", markdown(_wide(errors, ["knees", "points", "number of knees"]))]
     text.append(f"![cumulative errors]({name}_curves.png)")
     if measures is not None:
         draw_measures(folder, f"{name}_measures", one)
-        text += [_MEASURE_WORDS, _markdown(_wide(measures, ["measure"]))]
+        text += [_MEASURE_WORDS, markdown(_wide(measures, ["measure"]))]
         text.append(f"![agreement of the measures]({name}_measures.png)")
     if knees:
         text.append(f"![the best, median and worst knees by mean error, left ones mirrored]({name}_knees.png)")
@@ -164,19 +163,6 @@ def _wide(figures: pd.DataFrame, by: list[str]) -> pd.DataFrame:
         index=by, columns="figure", values="cell", aggfunc="first", sort=False
     )
     return table.reset_index()
-
-
-def _markdown(table: pd.DataFrame) -> str:
-    lines = [[str(column) for column in table], ["---"] * table.shape[1], *table.astype(str).to_numpy().tolist()]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
-
-
-def _escape(text: str) -> str:
-    """Make text safe for LaTeX."""
-    safe = re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", "/"))
-    for sign, name in (("±", r"\pm"), ("<", "<"), (">=", r"\geq")):
-        safe = safe.replace(sign, f"${name}$")
-    return safe
 
 
 def _write(path: Path, text: str) -> None:

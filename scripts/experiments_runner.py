@@ -1,8 +1,16 @@
 #!/usr/bin/env python
-"""Run every experiment of a folder, all folds, one at a time on each GPU (or one after the other on the CPU).
+"""Run every experiment of a folder, all folds and seeds, one job on each GPU (on a CPU: one after the other).
 
-A run that is complete is skipped by resuming it at its end, a broken one goes on after its last epoch. What each
-training prints goes to WORKDIR/NAME/fold_K/train.log. Exit status: 0 all done, 1 some failed, 2 wrong use.
+Started again it goes on: what is done is skipped, what was interrupted or failed resumes after its last epoch. Any
+number of runners, on any machines that share WORKDIR, work on one queue; no job is run twice. Ctrl-C stops all jobs of
+this one. Each job's log, state and lock are in WORKDIR/NAME/fold_K (train.log, job.json, .lock); docs/experiments.md
+tells more.
+
+Every option may be given as an environment variable too: DATA_ROOT, WORKDIR, EXPERIMENTS (several: separated by ":"),
+GPUS, PER_GPU, FOLDS, SEEDS, RETRIES (lists: separated by spaces).
+
+Exit status: 0 all done (or, with --no_wait, left to other runners), 1 some failed, 2 wrong use, or a stored run of the
+same name has other settings; 130 and 143 stopped by Ctrl-C or SIGTERM.
 
 Research use only. Not a medical device.
 """
@@ -11,162 +19,174 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from queue import Queue
-
-import torch
-from termcolor import colored
-from train import read_experiment
+from typing import TYPE_CHECKING
 
 from kneel.engine.config import ConfigError
+from kneel.engine.queue.jobs import Job, PlanError
+from kneel.engine.queue.live import display
+from kneel.engine.queue.report import describe, refuse
+from kneel.engine.queue.runner import Options, Runner
+from kneel.engine.queue.workers import slots
 
-TRAIN = Path(__file__).with_name("train.py")
+if TYPE_CHECKING:
+    from train import Experiment
 
-
-@dataclass(frozen=True)
-class Job:
-    """One fold of one experiment; `after` is the experiment whose weights it starts from."""
-
-    experiment: Path
-    fold: int
-    after: str | None
-
-    @property
-    def name(self) -> str:
-        """Name of the experiment."""
-        return self.experiment.stem
+ROOT = Path(__file__).resolve().parents[1]
+TRAIN = ROOT / "scripts" / "train.py"
 
 
 def main() -> int:
     """Run the jobs; see the module's text for the exit status."""
     arguments = parse()
     try:
-        ordered = waves(plan(arguments.experiments, arguments.folds))
-    except (ConfigError, FileNotFoundError) as error:
+        jobs = plan(arguments)
+        refuse(jobs)
+        places = slots(arguments.gpus or visible_gpus(), arguments.per_gpu)
+        print(
+            f"{len(jobs)} training(s), {len(places)} at once, on {', '.join(dict.fromkeys(map(str, places)))}",
+            flush=True,
+        )
+        runner = Runner(jobs, places, display(), Options(arguments.retries, not arguments.no_wait))
+    except (ConfigError, PlanError, FileNotFoundError) as error:
         print(f"experiments_runner: {error}", file=sys.stderr)
         return 2
-    devices = visible_gpus() or ["cpu"]
-    where = "the CPU" if devices == ["cpu"] else f"{len(devices)} GPU(s)"
-    print(f"{sum(map(len, ordered))} training(s) on {where}", flush=True)
-    failed: dict[Job, str] = {}
-    for wave in ordered:
-        broken = {job.name for job in failed}
-        failed |= {job: f"not begun, {job.after} failed" for job in wave if job.after in broken}
-        failed |= run_wave([job for job in wave if job not in failed], devices, arguments.data_root, arguments.workdir)
-    for job, reason in failed.items():
-        print(colored(f"failed: {job.name}, fold {job.fold}: {reason}", "red"), file=sys.stderr)
-    return 1 if failed else 0
+    report = runner.run()
+    if words := describe(report):
+        print(words, file=sys.stderr)
+    if report.stopped_by is not None:
+        return 128 + report.stopped_by
+    return 1 if report.failed else 0
 
 
 def visible_gpus() -> list[str]:
     """Name the GPUs as CUDA_VISIBLE_DEVICES does: a scheduler may have given us the third and the fourth."""
+    import torch
+
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = given.split(",") if given else [str(number) for number in range(torch.cuda.device_count())]
-    return names[: torch.cuda.device_count()]
+    return names[: torch.cuda.device_count()] or ["cpu"]
 
 
-def parse() -> argparse.Namespace:
-    """Read the command line."""
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line, and the environment for what it leaves out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    given, words = os.environ.get, lambda name: os.environ.get(name, "").replace(",", " ").split()
+    todo = next((path for path in (Path("hc_experiments_todo"), ROOT / "hc_experiments_todo") if path.is_dir()), None)
     parser.add_argument(
-        "--experiments", type=Path, nargs="+", required=True, metavar="PATH", help="experiment files or folders of them"
+        "--experiments",
+        type=Path,
+        nargs="+",
+        metavar="PATH",
+        default=named_experiments(given("EXPERIMENTS", "")) or [todo or ROOT / "hc_experiments"],
+        help="experiment files or folders of them (default: hc_experiments_todo where it exists, else hc_experiments)",
     )
-    parser.add_argument("--data_root", type=Path, required=True, metavar="DIR", help="where the data are")
-    parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="where all runs go")
+    root, workdir = given("DATA_ROOT"), given("WORKDIR") or "workdir"
     parser.add_argument(
-        "--folds", type=int, nargs="+", metavar="K", help="only these folds (default: all that the data have)"
+        "--data_root", type=Path, required=not root, default=root, metavar="DIR", help="where the data are"
     )
-    return parser.parse_args()
+    parser.add_argument(
+        "--workdir", type=Path, default=workdir, metavar="DIR", help="where all runs go (default: workdir)"
+    )
+    parser.add_argument("--folds", type=int, nargs="+", default=words("FOLDS"), metavar="K", help="only these folds")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=words("SEEDS"),
+        metavar="S",
+        help="each of these seeds, in runs NAME_seed_S",
+    )
+    parser.add_argument(
+        "--gpus",
+        nargs="+",
+        default=words("GPUS"),
+        metavar="GPU",
+        help="GPUs to use, or cpu (default: all that are visible)",
+    )
+    parser.add_argument(
+        "--per_gpu",
+        type=int,
+        default=given("PER_GPU") or 1,
+        metavar="N",
+        help="jobs at once on each GPU, or on the CPU, which they share (default: 1)",
+    )
+    parser.add_argument(
+        "--retries", type=int, default=given("RETRIES") or 1, metavar="N", help="tries more of what fails (default: 1)"
+    )
+    parser.add_argument("--no_wait", action="store_true", help="end when only jobs of other runners are left")
+    arguments = parser.parse_args(argv)
+    try:  # argparse converts no lists that are defaults
+        arguments.folds, arguments.seeds = ([int(word) for word in part] for part in (arguments.folds, arguments.seeds))
+    except ValueError as error:
+        parser.error(f"FOLDS, SEEDS: {error}")
+    if arguments.per_gpu < 1 or arguments.retries < 0:
+        parser.error("--per_gpu must be 1 or more, --retries 0 or more")
+    return arguments
 
 
-def plan(paths: Sequence[Path], folds: Sequence[int] | None) -> list[Job]:
+def named_experiments(text: str) -> list[Path]:
+    """Split EXPERIMENTS at its colons, unless it is one path as it stands."""
+    return [Path(text)] if text and Path(text).exists() else [Path(part) for part in text.split(":") if part]
+
+
+def plan(arguments: argparse.Namespace) -> list[Job]:
     """List the jobs; every experiment file is read now, so that a mistake shows before the first training.
 
     A file named ``base.yaml`` is what others build on and no experiment of its own.
     """
+    from train import read_experiment, with_seed  # here, not above: torch takes its time, --help must not
+
+    paths = arguments.experiments
     files = [file for path in paths for file in (sorted(path.glob("*.y*ml")) if path.is_dir() else [path])]
     files = [file for file in files if file.name != "base.yaml"]
     if not files:
-        raise FileNotFoundError(f"no experiment (*.yaml) in {', '.join(map(str, paths))}")
+        raise FileNotFoundError(f"no experiment (*.yaml) in {', '.join(map(str, paths))} (several: EXPERIMENTS=A:B)")
     jobs = []
     for file in files:
-        experiment = read_experiment(file)
-        # data with a validation set of their own are trained on once
-        all_folds = range(1 if getattr(experiment.data, "val", None) else experiment.folds)
-        after = getattr(experiment, "transfer", None)
-        jobs += [Job(file, fold, after) for fold in all_folds if folds is None or fold in folds]
+        read = read_experiment(file)
+        for seed in arguments.seeds or [None]:
+            name, experiment = with_seed(file.stem, read, seed)
+            # data with a validation set of their own are trained on once
+            all_folds = range(1 if getattr(experiment.data, "val", None) else experiment.folds)
+            folds = [fold for fold in all_folds if not arguments.folds or fold in arguments.folds]
+            jobs += [make_job(arguments, file, name, experiment, fold, seed) for fold in folds]
     if not jobs:
-        raise ConfigError(f"--folds {' '.join(map(str, folds or ()))}: none of the experiments has such a fold")
+        raise ConfigError(f"--folds {' '.join(map(str, arguments.folds))}: none of the experiments has such a fold")
     return jobs
 
 
-def waves(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Put experiments that start from another's weights into a wave after it."""
-    left, ordered = list(jobs), []
-    while left:
-        names = {job.name for job in left}
-        ready = [job for job in left if job.after not in names or job.after == job.name]
-        if not ready:
-            raise ConfigError(f"{', '.join(sorted(names))}: each waits for the other's weights (transfer)")
-        ordered.append(ready)
-        left = [job for job in left if job not in ready]
-    return ordered
+def make_job(
+    arguments: argparse.Namespace, file: Path, name: str, experiment: Experiment, fold: int, seed: int | None
+) -> Job:
+    """Describe one training for the queue, which knows nothing of tasks."""
+    workdir = arguments.workdir.absolute()
+    command = [sys.executable, str(TRAIN), "--experiment", str(file.absolute()), "--fold", str(fold), "--resume"]
+    command += ["--data_root", str(arguments.data_root.absolute()), "--workdir", str(workdir)]
+    settings = experiment.model_dump(mode="json", exclude={"training"})
+    training = experiment.training
+    return Job(
+        name,
+        fold,
+        workdir / name / f"fold_{fold}",
+        (*command, *(("--seed", str(seed)) if seed is not None else ())),
+        epochs=training.epochs,
+        monitor=training.monitor,
+        after=f"{experiment.transfer}/fold_{fold}" if experiment.transfer else None,
+        settings={"task": experiment.task, "experiment": settings, "training": training.model_dump(mode="json")},
+        products=("best.safetensors", "last.safetensors", "metrics.csv"),
+        workload=pixels(experiment),
+    )
 
 
-def run_wave(jobs: Sequence[Job], devices: Sequence[str], data_root: Path, workdir: Path) -> dict[Job, str]:
-    """Run jobs that do not wait for each other; return those that failed, each with why.
-
-    Most mistakes show in the first epoch and are the same in every fold: they are told once.
-    """
-    free: Queue[str] = Queue()
-    hopeless: dict[Path, int] = {}  # experiments whose fold did not come through its first epoch
-    for device in devices:
-        free.put(device)
-
-    def run(job: Job) -> str | None:
-        device = free.get()
-        try:
-            if job.experiment in hopeless:
-                return (
-                    f"not begun, fold {hopeless[job.experiment]} failed in its first epoch; --folds {job.fold} tries it"
-                )
-            reason = run_job(job, device, data_root, workdir)
-            if reason is not None and not (folder_of(job, workdir) / "last.safetensors").exists():
-                hopeless[job.experiment] = job.fold
-            return reason
-        finally:
-            free.put(device)
-
-    with ThreadPoolExecutor(len(devices)) as pool:
-        return {job: why for job, why in zip(jobs, pool.map(run, jobs), strict=True) if why is not None}
-
-
-def folder_of(job: Job, workdir: Path) -> Path:
-    """Folder of one fold."""
-    return workdir / job.name / f"fold_{job.fold}"
-
-
-def run_job(job: Job, device: str, data_root: Path, workdir: Path) -> str | None:
-    """Train one fold in a process of its own; return its last words and its log when it fails."""
-    log = folder_of(job, workdir) / "train.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "" if device == "cpu" else device}
-    command = [sys.executable, str(TRAIN), "--experiment", str(job.experiment), "--data_root", str(data_root)]
-    command += ["--workdir", str(workdir), "--fold", str(job.fold), "--resume"]
-    title = f"{job.name}, fold {job.fold}, on {device}"
-    print(f"start  {title}  ({log})", flush=True)
-    # alone on the CPU the training may draw its progress on the terminal; several at once would overwrite it
-    alone = device == "cpu" and sys.stderr.isatty()
-    with log.open("a", encoding="utf-8") as stream:
-        code = subprocess.run(command, env=environment, stdout=stream, stderr=None if alone else stream).returncode
-    last = log.read_text(encoding="utf-8").strip().rpartition("\n")[2]
-    print(f"{colored('done', 'green') if code == 0 else colored('failed', 'red')}   {title}: {last}", flush=True)
-    return None if code == 0 else f"{last} ({log})"
+def pixels(experiment: Experiment) -> float:
+    """Tell roughly how long an epoch is: the pixels of a picture, as often as the network sees it."""
+    if hasattr(experiment, "roi"):
+        width, height = experiment.roi.size
+        return float(width * height * (2 if experiment.mixup else 1))
+    return float(experiment.geometry.crop**2)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ locate train
 locate val
 
 experiments="$here/kl_experiments/chen2018_small.yaml"
-for seed in $seeds; do experiments+=" $here/kl_experiments/chen2018_aligned_seed_$seed.yaml"; done
+for seed in $seeds; do experiments+=":$here/kl_experiments/chen2018_aligned_seed_$seed.yaml"; done
 EXPERIMENTS=$experiments "$here/run_experiments.sh"
 
 networks=()

@@ -8,4 +8,4 @@
 # Example:  DATA_ROOT=/data/most WORKDIR=/data/runs scripts/run_experiments_own.sh
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
-EXPERIMENTS="$here/kl_experiments/siamese_seed_21.yaml $here/kl_experiments/siamese_seed_42.yaml $here/kl_experiments/siamese_seed_84.yaml" exec "$here/run_experiments.sh"
+EXPERIMENTS="$here/kl_experiments/siamese_seed_21.yaml:$here/kl_experiments/siamese_seed_42.yaml:$here/kl_experiments/siamese_seed_84.yaml" exec "$here/run_experiments.sh"

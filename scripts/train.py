@@ -13,7 +13,6 @@ import argparse
 import logging
 import os
 import sys
-import traceback
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +24,7 @@ from kneel.engine.board import Board, VisdomBoard
 from kneel.engine.config import ConfigError, load_config
 from kneel.engine.fit import FitResult
 from kneel.engine.folds import LeakageError
+from kneel.engine.queue.state import HOPELESS
 from kneel.engine.record import ResumeError, RunExists
 from kneel.engine.snapshot import SnapshotError
 from kneel.engine.trainer import TrainingDiverged
@@ -32,6 +32,8 @@ from kneel.experiment import LandmarkExperiment
 from kneel.imaging.radiograph import RadiographError
 from kneel.imaging.schema import AnnotationError
 from kneel.train import train_landmarks
+
+Experiment = LandmarkExperiment | GradingExperiment
 
 USER_ERRORS = (
     ConfigError,
@@ -55,25 +57,15 @@ class TaskName(BaseModel):
 
 
 def main() -> int:
-    """Train; 0 when done, 1 when it cannot be."""
+    """Train; 0 when done, 2 when it cannot be (trying again would not help), 1 when something else went wrong."""
     arguments = parse()
     try:
         result = train(arguments)
     except USER_ERRORS as error:
-        log(f"train: {error}")
         print(f"train: {error}", file=sys.stderr)
-        return 1
-    except Exception:
-        log(traceback.format_exc())
-        raise
+        return HOPELESS
     print(f"best epoch {result.best_epoch}: {result.best_metric:.4g}  {result.path_best}")
     return 0
-
-
-def log(error: str) -> None:
-    """Say an error on stdout too, where that goes to a log and stderr to a terminal."""
-    if sys.stderr.isatty() and not sys.stdout.isatty():
-        print(error, flush=True)
 
 
 def parse() -> argparse.Namespace:
@@ -83,6 +75,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data_root", type=Path, required=True, metavar="DIR", help="where the data are")
     parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="where all runs go")
     parser.add_argument("--fold", type=int, default=0, metavar="K", help="held-out fold, from 0 (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, metavar="S", help="another seed than the file's; the run is then called NAME_seed_S"
+    )
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--resume", action="store_true", help="go on after the last complete epoch, if there is one")
     group.add_argument("--overwrite", action="store_true", help="replace a run that is there")
@@ -97,7 +92,7 @@ def parse() -> argparse.Namespace:
 
 def train(arguments: argparse.Namespace) -> FitResult:
     """Hand the experiment to the package that it is for."""
-    name = arguments.experiment.stem
+    name, experiment = with_seed(arguments.experiment.stem, read_experiment(arguments.experiment), arguments.seed)
     settings = {
         "name": name,
         "fold": arguments.fold,
@@ -105,17 +100,31 @@ def train(arguments: argparse.Namespace) -> FitResult:
         "overwrite": arguments.overwrite,
         "board": board(arguments.visdom, f"{name}_fold_{arguments.fold}"),
     }
-    experiment = read_experiment(arguments.experiment)
     train_fold = train_grader if isinstance(experiment, GradingExperiment) else train_landmarks
     return train_fold(experiment, arguments.data_root, arguments.workdir, **settings)
 
 
-def read_experiment(path: Path) -> LandmarkExperiment | GradingExperiment:
+def read_experiment(path: Path) -> Experiment:
     """Read an experiment file as what its ``task`` says that it is; KNEEL's authors' own files are taken too."""
     if is_authors_file(path):
         return load_landmark_experiment(path)
     task = load_config(path, TaskName).task
     return load_config(path, GradingExperiment if task == "kl" else LandmarkExperiment)
+
+
+def with_seed(name: str, experiment: Experiment, seed: int | None) -> tuple[str, Experiment]:
+    """Name and settings of a run with another seed than the file's.
+
+    The seed also deals the folds, so it starts from weights of the same seed. Graders of all seeds are one ensemble.
+    """
+    if seed is None:
+        return name, experiment
+    changes: dict[str, object] = {"training": experiment.training.model_copy(update={"seed": seed})}
+    if experiment.transfer is not None:
+        changes["transfer"] = f"{experiment.transfer}_seed_{seed}"
+    if isinstance(experiment, GradingExperiment):
+        changes["ensemble"] = experiment.ensemble or name
+    return f"{name}_seed_{seed}", experiment.model_copy(update=changes)
 
 
 def board(address: str | None, environment: str) -> Board | None:

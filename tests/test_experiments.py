@@ -1,6 +1,7 @@
 """Every experiment file can be read, and the commands plan what they should."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from deepknee.ensemble import Grader
 from deepknee.train import GradingExperiment, train_grader
 from deepknee.weights import find_weights
 from kneel.engine.config import load_config
+from kneel.engine.queue.jobs import PlanError, check
+from kneel.engine.queue.state import JobState
 from kneel.experiment import LandmarkExperiment
 from kneel.phantom.cohort import write_cohort
 from kneel.stage import Stage
@@ -52,7 +55,7 @@ def test_train_refuses_in_one_line(tmp_path):
     bad = tmp_path / "bad.yaml"
     bad.write_text("task: hc\nepochs: 3\n")
     result = run("train.py", "--experiment", bad, "--data_root", tmp_path, "--workdir", tmp_path)
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert result.stderr.count("\n") == 1
     assert f"{bad}: " in result.stderr
     assert "epochs" in result.stderr
@@ -149,20 +152,74 @@ def test_no_two_rows_are_the_same_experiment(path):
     assert own not in others
 
 
-def test_what_stops_an_experiment_in_its_first_epoch_is_told_once_and_stands_in_the_log(tmp_path):
-    """A file without its data: one fold tries, the other four are not begun, and say how to try them all the same."""
-    experiments = tmp_path / "experiments"
+def test_what_would_fail_again_is_tried_once_told_once_and_stands_in_the_log(tmp_path):
+    """A file without its data: two folds try, and the reason they share is told once."""
+    experiments = tmp_path / "experiments of mine"  # a folder with spaces
     experiments.mkdir()
     (experiments / "lost.yaml").write_text(f"base: {ROOT}/lc_experiments/base.yaml\n")
-    result = run("experiments_runner.py", "--experiments", experiments, "--data_root", tmp_path, "--workdir", tmp_path)
-    assert result.returncode == 1
-    last = (tmp_path / "lost" / "fold_0" / "train.log").read_text().splitlines()[-1]
+    environment = {"EXPERIMENTS": experiments, "DATA_ROOT": tmp_path, "WORKDIR": tmp_path / "the runs", "FOLDS": "0 1"}
+    command = [ROOT / "run_experiments.sh", "--retries", "3", "--per_gpu", "2"]
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+    assert result.returncode == 1, result.stderr
+    last = (tmp_path / "the runs" / "lost" / "fold_0" / "train.log").read_text().splitlines()[-1]
     assert last.startswith("train: ")
-    assert last in result.stderr
-    assert result.stderr.count("train: ") == 1
-    assert result.stderr.count("not begun, fold 0 failed in its first epoch") == 4
-    assert "--folds 4 tries it" in result.stderr
-    assert not (tmp_path / "lost" / "fold_1").exists()
+    assert f"failed: lost, fold 0 1: {last}" in result.stderr
+    assert result.stdout.count("start  lost") == 2
+
+
+def test_the_runner_plans_folds_and_seeds(tmp_path, monkeypatch):
+    """A follower waits for the same fold and seed; graders of all seeds are one ensemble; names are unique."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    import experiments_runner
+    from train import read_experiment, with_seed
+
+    words = ["--data_root", str(tmp_path), "--workdir", str(tmp_path), "--experiments"]
+    folders = [str(ROOT / "lc_experiments"), str(ROOT / "hc_experiments")]
+    jobs = experiments_runner.plan(
+        experiments_runner.parse([*words, *folders, "--seeds", "1", "2", "--folds", "0", "3"])
+    )
+    assert len(jobs) == 26 * 2 * 2
+    follower = next(job for job in jobs if job.key == "multiscale_wing_mixup_no_wd_cutout10_from_lc_seed_2/fold_3")
+    source = next(job for job in jobs if job.key == follower.after)
+    assert source.key == "lc_multiscale_wing_mixup_no_wd_cutout10_seed_2/fold_3"
+    assert source.settings["training"]["seed"] == 2
+    assert source.command[-2:] == ("--seed", "2")
+    name, grader = with_seed("resnet34", read_experiment(ROOT / "kl_experiments" / "resnet34.yaml"), 5)
+    assert (name, grader.ensemble, grader.training.seed) == ("resnet34_seed_5", "resnet34", 5)
+    (tmp_path / "resnet34.yaml").write_text(f"base: {ROOT}/kl_experiments/resnet34.yaml\n")
+    twice = experiments_runner.plan(
+        experiments_runner.parse([*words, str(ROOT / "kl_experiments" / "resnet34.yaml"), str(tmp_path)])
+    )
+    with pytest.raises(PlanError, match="two experiments of the name resnet34"):
+        check(twice)
+
+
+def test_the_runner_takes_its_options_from_the_environment(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    import experiments_runner
+
+    monkeypatch.chdir(tmp_path)
+    for name, value in {
+        "DATA_ROOT": "d",
+        "EXPERIMENTS": "a b:c",
+        "GPUS": "3,5",
+        "PER_GPU": "2",
+        "FOLDS": "0 4",
+    }.items():
+        monkeypatch.setenv(name, value)
+    read = experiments_runner.parse([])
+    assert (read.experiments, read.gpus, read.per_gpu) == ([Path("a b"), Path("c")], ["3", "5"], 2)
+    assert (read.data_root, read.workdir, read.folds, read.seeds) == (Path("d"), Path("workdir"), [0, 4], [])
+    assert experiments_runner.parse(["--gpus", "cpu", "--folds", "1"]).gpus == ["cpu"]  # flags win
+    (tmp_path / "a:b").mkdir()
+    assert experiments_runner.named_experiments("a:b") == [Path("a:b")]
+    monkeypatch.setenv("EXPERIMENTS", "")
+    (tmp_path / "hc_experiments_todo").mkdir()
+    assert experiments_runner.parse([]).experiments == [Path("hc_experiments_todo")]
+    monkeypatch.setenv("FOLDS", "all")
+    with pytest.raises(SystemExit) as stopped:
+        experiments_runner.parse([])
+    assert stopped.value.code == 2
 
 
 @pytest.mark.slow
@@ -182,10 +239,25 @@ def test_the_runner_orders_transfer_trains_and_resumes(tmp_path):
     first = run("experiments_runner.py", *arguments)
     assert first.returncode == 0, first.stderr
     assert first.stdout.index("start  b_lc") < first.stdout.index("start  a_hc")
+    state = JobState.read(tmp_path / "w" / "a_hc" / "fold_0")
+    assert (state.state, state.attempt, state.epochs) == ("done", 1, 1)
+    second = run("experiments_runner.py", *arguments)  # nothing is started again
+    assert second.returncode == 0, second.stderr
+    assert "start" not in second.stdout
+    longer = (experiments / "b_lc.yaml").read_text().replace("epochs: 1", "epochs: 2")
+    (experiments / "b_lc.yaml").write_text(longer.replace("width: 4", "width: 8"))
+    refused = run("experiments_runner.py", *arguments)
+    assert refused.returncode == 2
+    assert "b_lc, fold 0" in refused.stderr
+    assert "experiment.model.width: stored 4, asked 8" in refused.stderr
+    assert "epochs" not in refused.stderr  # more of them go on
+    assert "start" not in refused.stdout
+    (experiments / "b_lc.yaml").write_text(longer)
     (tmp_path / "w" / "b_lc" / "fold_0" / "last.safetensors").write_bytes(b"damaged")
-    second = run("experiments_runner.py", *arguments)
-    assert second.returncode == 1
-    assert "failed" in second.stderr
-    assert "b_lc" in second.stderr
+    damaged = run("experiments_runner.py", *arguments)
+    assert damaged.returncode == 1
+    assert "failed: b_lc, fold 0" in damaged.stderr
+    assert "last.safetensors" in damaged.stderr
+    assert "failed: a_hc, fold 0: not begun, b_lc, fold 0 failed" in damaged.stderr
     rows = (tmp_path / "w" / "a_hc" / "fold_0" / "metrics.csv").read_text().splitlines()
-    assert len(rows) == 2  # header and the one epoch: the second start found it complete
+    assert len(rows) == 2  # header and the one epoch

@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from kneel.engine.queue.fence import LOCK_VARIABLE, LockLost
 from kneel.engine.queue.locks import BEAT_SECONDS, Lock
-from kneel.engine.queue.state import LOG, JobState, epochs_over, last_lines, now
+from kneel.engine.queue.state import LOG, JobState, State, epochs_over, last_lines, now
 
 _SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36  # of Linux' prctl.h
 _ON_LINUX = sys.platform.startswith("linux")
@@ -84,6 +84,7 @@ def _keep(task: Task, lock: Lock, woken: int) -> int:
     state = replace(
         JobState("running", before.attempt + 1, platform.node(), task.device, started=now()),
         seconds=before.seconds,
+        failures=before.failures,
         settings=task.settings,
         source=task.source,
     )
@@ -91,22 +92,23 @@ def _keep(task: Task, lock: Lock, woken: int) -> int:
     began = time.monotonic()
     code, stopped = _run(task, lock, woken)
     seconds = round(before.seconds + time.monotonic() - began, 3)
+    what, reason = _ending(folder, code, stopped)
+    failures = {"done": 0, "failed": before.failures + 1}.get(what, before.failures)
+    ended = replace(state, state=what, reason=reason, failures=failures, exit=code, ended=now(), seconds=seconds)
     lock.beat()
-    replace(
-        state, ended=now(), seconds=seconds, exit=code, epochs=epochs_over(folder), **_ending(folder, code, stopped)
-    ).write(folder)
+    replace(ended, epochs=epochs_over(folder)).write(folder)
     return code
 
 
-def _ending(folder: Path, code: int, stopped: bool) -> dict[str, Any]:
-    """Say what an exit status means."""
+def _ending(folder: Path, code: int, stopped: bool) -> tuple[State, str | None]:
+    """Say what an exit status means, and why."""
     if code == 0:
-        return {"state": "done"}
+        return "done", None
     if stopped:
-        return {"state": "interrupted", "reason": "stopped by its runner"}
+        return "interrupted", "stopped by its runner"
     if code < 0:
-        return {"state": "failed", "reason": f"killed by {signal.Signals(-code).name}"}
-    return {"state": "failed", "reason": (last_lines(folder, 1) or [f"exit status {code}"])[0]}
+        return "failed", f"killed by {signal.Signals(-code).name}"
+    return "failed", (last_lines(folder, 1) or [f"exit status {code}"])[0]
 
 
 def _run(task: Task, lock: Lock, woken: int) -> tuple[int, bool]:

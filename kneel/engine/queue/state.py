@@ -36,6 +36,8 @@ class JobState:
         How long it ran, all attempts together.
     epochs
         Epochs that were over when it ended.
+    failures
+        Attempts that failed since it was last done; all runners together spend the retries.
     exit
         Exit status of the last attempt; negative: the signal that killed it.
     reason
@@ -54,10 +56,16 @@ class JobState:
     ended: str | None = None
     seconds: float = 0.0
     epochs: int = 0
+    failures: int = 0
     exit: int | None = None
     reason: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     source: str | None = None
+
+    @property
+    def hopeless(self) -> bool:
+        """Say whether it would fail again."""
+        return self.state == "failed" and self.exit == HOPELESS
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:

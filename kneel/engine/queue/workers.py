@@ -7,6 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,7 @@ from kneel.engine.queue.fence import still_mine
 from kneel.engine.queue.jobs import Job
 from kneel.engine.queue.keeper import Task
 from kneel.engine.queue.locks import Busy, Lock, Watch
-from kneel.engine.queue.state import HOPELESS, JobState, is_done, now, source_of
+from kneel.engine.queue.state import JobState, is_done, now, source_of
 
 GRACE_SECONDS = 20.0
 _CODE = str(Path(__file__).resolve().parents[3])  # the keeper and the job run the code that this process runs
@@ -48,6 +49,28 @@ class Slot:
 
     def __str__(self) -> str:
         return self.device or os.environ.get("CUDA_VISIBLE_DEVICES") or "cpu"
+
+
+def slots(devices: Sequence[str], per_device: int) -> list[Slot]:
+    """
+    Make places for jobs.
+
+    Parameters
+    ----------
+    devices
+        GPUs, or ``cpu``.
+    per_device
+        Jobs at once on each. All jobs of the machine share its CPU threads; a single one may have them all.
+
+    Returns
+    -------
+    list of Slot
+        One place on each device comes before the second on any.
+    """
+    number = len(devices) * per_device
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = max(1, cores // number) if number > 1 else None
+    return [Slot(device, threads) for _ in range(per_device) for device in devices]
 
 
 @dataclass(frozen=True)
@@ -134,7 +157,7 @@ class Attempt:
         if self._keeper.returncode == 0:
             return Outcome("done")
         if state and state.attempt == self._attempt and state.state != "running":
-            return Outcome(state.state, state.reason or "", state.state == "failed" and state.exit == HOPELESS)
+            return Outcome(state.state, state.reason or "", state.hopeless)
         if not still_mine(self._lock_path):
             return Outcome("busy", "taken over by another runner, to which this one seemed dead")
         return Outcome("failed", f"its keeper ended with status {self._keeper.returncode}")

@@ -1,0 +1,102 @@
+#!/usr/bin/env python
+"""Record a command on a terminal of its own: as an asciinema file (version 2) and as an animated GIF.
+
+Example:  record_session.py --out docs/live_table -- ./run_experiments.sh --per_gpu 2
+writes docs/live_table.cast and docs/live_table.gif. Needs pyte (pip install pyte), which nothing else here does.
+
+Research use only. Not a medical device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import fcntl
+import json
+import os
+import pty
+import select
+import struct
+import sys
+import termios
+import time
+from pathlib import Path
+
+import matplotlib
+import pyte
+from PIL import Image, ImageDraw, ImageFont
+
+_COLORS = {"default": "#d8d8d8", "green": "#7ec699", "red": "#f08d8d", "brown": "#e6c07b", "cyan": "#6cc7d9"}
+_BACKGROUND, _DIM = "#1e1e1e", "#8a8a8a"
+_FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSansMono.ttf")
+
+
+def main() -> int:
+    """Record; the exit status is that of the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, metavar="NAME", help="NAME.cast and NAME.gif are written")
+    parser.add_argument("--size", type=int, nargs=2, default=(100, 24), metavar=("W", "H"), help="characters")
+    parser.add_argument("--frames", type=int, default=24, metavar="N", help="pictures of the GIF (default: 24)")
+    parser.add_argument("command", nargs="+", help="what to run")
+    given = parser.parse_args()
+    began, status, events = time.time(), *record(given.command, *given.size)
+    header = {"version": 2, "width": given.size[0], "height": given.size[1], "timestamp": int(began)}
+    lines = [header, *([round(moment, 3), "o", text] for moment, text in events)]
+    given.out.with_suffix(".cast").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    first, *rest = pictures(events, given.size, given.frames)
+    times = [500] * len(rest) + [4000]  # ms; the end stays longer
+    first.save(given.out.with_suffix(".gif"), save_all=True, append_images=rest, duration=times, loop=0, optimize=True)
+    return status
+
+
+def record(command: list[str], width: int, height: int) -> tuple[int, list[tuple[float, str]]]:
+    """Run a command on a terminal; its exit status, and what it wrote with the seconds since the start."""
+    began = time.monotonic()
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ.update(TERM="xterm-256color", COLUMNS=str(width), LINES=str(height))
+        os.execvp(command[0], command)
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+    decoder, events = codecs.getincrementaldecoder("utf-8")("replace"), []
+    while True:
+        select.select([terminal], [], [])
+        try:
+            data = os.read(terminal, 65536)
+        except OSError:  # Linux: the other end is closed
+            break
+        if not data:
+            break
+        events.append((time.monotonic() - began, decoder.decode(data)))
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), events
+
+
+def pictures(events: list[tuple[float, str]], size: tuple[int, int], frames: int) -> list[Image.Image]:
+    """Draw the terminal at evenly spaced moments, the end among them."""
+    screen = pyte.Screen(*size)
+    stream = pyte.Stream(screen)
+    start, end = events[0][0], events[-1][0]
+    drawn: list[Image.Image] = []
+    for moment, text in events:
+        while len(drawn) + 1 < frames and moment > start + (len(drawn) + 1) * (end - start) / frames:
+            drawn.append(draw(screen))
+        stream.feed(text)
+    return [*drawn, draw(screen)]
+
+
+def draw(screen: pyte.Screen) -> Image.Image:
+    """Draw what the terminal shows."""
+    font = ImageFont.truetype(str(_FONT), 12)
+    across, down = round(font.getlength("M")), 15
+    picture = Image.new("RGB", (screen.columns * across + 12, screen.lines * down + 12), _BACKGROUND)
+    pen = ImageDraw.Draw(picture)
+    for row in range(screen.lines):
+        for column in range(screen.columns):
+            cell = screen.buffer[row][column]
+            if cell.data != " ":
+                color = _COLORS.get(cell.fg, f"#{cell.fg}" if len(cell.fg) == 6 else _DIM)
+                pen.text((6 + column * across, 6 + row * down), cell.data, font=font, fill=color)
+    return picture.convert("P", palette=Image.Palette.ADAPTIVE, colors=16)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
