@@ -19,6 +19,7 @@ from kneel.imaging.geometry import Side, Spacing, millimetres_per_pixel
 from kneel.imaging.radiograph import Radiograph, normalize_percentiles
 from kneel.imaging.schema import CENTER
 from kneel.located import JointCenter, LocatedKnee
+from kneel.looks import CLEAR, features
 from kneel.nominal_scale import is_squarish, is_wide, search_scale
 from kneel.shape import Alignment
 from kneel.stage import Picture, Stage
@@ -29,7 +30,6 @@ from kneel.windows import Part, search_window
 WIDE, ODD = 3.0, 2.0
 MIN_CONFIDENCE = 0.1
 DOUBTFUL = 0.5
-CLEAR_LOOK = 1.08  # a look is clear when the landmarks of the other one are at least so much less sharp
 TWO_KNEES_MM = 300.0  # films from this width on are made for two knees
 MIN_SEPARATION_MM = 80.0  # of two joint centres on one film; knees are wider than that
 PLAUSIBLE_SCALE = (0.7, 1.4)  # size of a knee against the mean; beyond it the spacing is doubted
@@ -175,7 +175,7 @@ class KneeLocalizer:
             knees = search_scale(
                 film.shape,
                 lambda spacing_mm: self._at_spacing(film, radiograph, spacing_mm),
-                lambda knee: self._align(knee.landmarks, knee.spacing_mm, knee.side).scale,
+                lambda knee: self._align(knee).scale,
                 self._crop_reader(film, radiograph),
             )
             knees = [replace(knee, flags=("nominal_scale", *knee.flags)) for knee in knees]
@@ -201,7 +201,7 @@ class KneeLocalizer:
             knees = self._believed(film, centers, spacing_mm)
             if named is not None:
                 return knees
-            return [replace(knee, flags=("side_from_image", *knee.flags)) for knee in self._sharpest(knees)]
+            return [replace(knee, flags=("side_from_image", *knee.flags)) for knee in self._likelier(knees)]
 
         return read
 
@@ -246,26 +246,55 @@ class KneeLocalizer:
         return self._believed(film, centers, spacing_mm)
 
     def _one_knee(self, film: Picture, spacing_mm: Spacing) -> list[LocatedKnee]:
-        """Look at the whole film both ways round; the way in which the landmarks are sharper names the side.
+        """Look at the whole film both ways round, and take the likelier look.
 
         Not the way with the surer answer: the joint-centre network is trained on both, and both are knees in shape.
         """
-        return self._sharpest(self._looking_like(film, spacing_mm, "R", "L"))
+        return self._likelier(self._looking_like(film, spacing_mm, "R", "L"))
 
-    def _sharpest(self, answers: list[LocatedKnee]) -> list[LocatedKnee]:
+    def _likelier(self, answers: list[LocatedKnee]) -> list[LocatedKnee]:
         if len(answers) < 2:
             return answers
-        sharp, blurred = sorted(answers, key=lambda knee: float(knee.spread_px.mean()))
-        return [sharp if _clearly_sharper(sharp, blurred) else replace(sharp, flags=("side_uncertain", *sharp.flags))]
+        one, other = answers
+        chance = self._chance(one, other)
+        knee = one if chance >= 0.5 else other
+        clear = max(chance, 1 - chance) >= CLEAR
+        return [knee if clear else replace(knee, flags=("side_uncertain", *knee.flags))]
 
     def _misnamed(self, film: Picture, knees: Sequence[LocatedKnee]) -> bool:
         """Say whether a film's one knee, on the side that its name says, clearly looks like the other side."""
         if len(knees) != 1:
             return False
-        knee = knees[0]
-        there = JointCenter("L" if knee.side == "R" else "R", knee.center, self.lc.typical_spread_mm)
-        others = self._believed(film, [there], knee.spacing_mm)
-        return any(_clearly_sharper(other, knee) for other in others)
+        pair = self.both_looks(film, knees[0])
+        return len(pair) == 2 and self._chance(pair[1], pair[0]) >= CLEAR
+
+    def both_looks(self, film: Picture, knee: LocatedKnee) -> list[LocatedKnee]:
+        """Look at a knee as it was found, and as its mirror image.
+
+        Parameters
+        ----------
+        film : ndarray, shape (H, W), float32
+            In [0, 1].
+        knee : LocatedKnee
+            As `locate` found it, on a film whose columns are not reversed.
+
+        Returns
+        -------
+        list of LocatedKnee
+            The given look first; those that look like no knee at all are left out.
+        """
+        looks: tuple[Side, Side] = ("R", "L") if knee.side == "R" else ("L", "R")
+        centers = [JointCenter(look, knee.center, self.lc.typical_spread_mm) for look in looks]
+        return self._believed(film, centers, knee.spacing_mm)
+
+    def look_features(self, knee: LocatedKnee) -> NDArray[np.float64]:
+        """Describe a look for `kneel.looks.LookModel`: see `kneel.looks.features`."""
+        mm = float(np.sqrt(knee.spacing_mm[0] * knee.spacing_mm[1]))
+        return features(knee.spread_px * mm, self._align(knee))
+
+    def _chance(self, one: LocatedKnee, other: LocatedKnee) -> float:
+        """Say how likely the first of both looks is the true one."""
+        return self.hc.look.probability(self.look_features(one), self.look_features(other))
 
     def _looking_like(self, film: Picture, spacing_mm: Spacing, *looks: Side) -> list[LocatedKnee]:
         """Look at the whole film for a knee that looks like each of the given sides."""
@@ -282,7 +311,7 @@ class KneeLocalizer:
     def _knee(
         self, center: JointCenter, landmarks: NDArray[np.float64], spread: NDArray[np.float64], spacing_mm: Spacing
     ) -> LocatedKnee:
-        alignment = self._align(landmarks, spacing_mm, center.side)
+        alignment = self._align_points(landmarks, spacing_mm, center.side)
         mm = float(np.sqrt(spacing_mm[0] * spacing_mm[1]))
         confidence = self._confidence(center.spread_mm, float(spread.mean()) * mm, alignment.residual)
         flags = ("low_confidence",) if confidence < DOUBTFUL else ()
@@ -291,7 +320,10 @@ class KneeLocalizer:
         x, y = landmarks[CENTER]
         return LocatedKnee(center.side, (float(x), float(y)), landmarks, spread, confidence, spacing_mm, flags)
 
-    def _align(self, landmarks: NDArray[np.float64], spacing_mm: Spacing, side: Side) -> Alignment:
+    def _align(self, knee: LocatedKnee) -> Alignment:
+        return self._align_points(knee.landmarks, knee.spacing_mm, knee.side)
+
+    def _align_points(self, landmarks: NDArray[np.float64], spacing_mm: Spacing, side: Side) -> Alignment:
         points_mm = landmarks * millimetres_per_pixel(spacing_mm)
         if side == "L":
             points_mm = points_mm * (-1, 1)
@@ -305,7 +337,3 @@ class KneeLocalizer:
             residual_mm / (ODD * self.shape.residual),
         )
         return float(np.exp(-0.5 * np.square(terms).sum()))
-
-
-def _clearly_sharper(sharp: LocatedKnee, other: LocatedKnee) -> bool:
-    return bool(other.spread_px.mean() >= CLEAR_LOOK * sharp.spread_px.mean())

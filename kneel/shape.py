@@ -21,10 +21,13 @@ class Alignment(NamedTuple):
         Size of the points / size of the mean knee.
     residual : float
         Root mean square distance that remains, in the unit of the mean knee.
+    deviation : ndarray, shape (K, 2)
+        What remains of each point, (x, y) in the frame and unit of the mean knee; the residual is its length.
     """
 
     scale: float
     residual: float
+    deviation: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class MeanShape:
         Returns
         -------
         Alignment
-            Scale in that unit per mm, residual in mm.
+            Scale in that unit per mm, the rest in mm.
         """
         return align(points, self.points)
 
@@ -88,8 +91,8 @@ def align(points: ArrayLike, reference: ArrayLike) -> Alignment:
     Returns
     -------
     Alignment
-        Scale of `points` against `reference`; residual in the unit of `reference`. Points in one place: scale 0 and
-        the radius of the reference.
+        Scale of `points` against `reference`; the rest in the unit of `reference`. Points in one place: scale 0, and
+        deviations to the middle of the reference.
 
     References
     ----------
@@ -101,7 +104,6 @@ def align(points: ArrayLike, reference: ArrayLike) -> Alignment:
     w = (q - q.mean(axis=0)) @ np.array([1, 1j])
     power = float(np.vdot(w, w).real)
     factor = np.vdot(w, z) / power
-    scale = float(abs(factor))
-    if scale == 0:
-        return Alignment(0.0, float(np.sqrt(power / len(w))))
-    return Alignment(scale, float(np.sqrt(np.mean(np.abs(z - factor * w) ** 2)) / scale))
+    rest = (z / factor if factor else 0) - w
+    deviation = np.stack([rest.real, rest.imag], axis=-1)
+    return Alignment(float(abs(factor)), float(np.sqrt(np.mean(np.abs(rest) ** 2))), deviation)

@@ -14,6 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from kneel.engine.snapshot import load_snapshot
 from kneel.imaging.geometry import RoiFrame, Side, Spacing
+from kneel.looks import SHARPER, LookModel
 from kneel.network import LandmarkNet, build_network, network_weights
 from kneel.shape import MeanShape
 
@@ -52,6 +53,8 @@ class Stage:
         Mean width of the heat maps over the validation set: how sure these networks are of an ordinary knee.
     shape : MeanShape or None
         Mean knee of the training set (landmark stage).
+    look : LookModel
+        What tells left from right by the answers to both looks (landmark stage).
     """
 
     def __init__(
@@ -63,10 +66,11 @@ class Stage:
         device: torch.device,
         typical_spread_mm: float,
         shape: MeanShape | None = None,
+        look: LookModel = SHARPER,
     ) -> None:
         self.nets = [net.eval().to(device) for net in nets]
         self.spacing_mm, self.size, self.device = spacing_mm, size, device
-        self.typical_spread_mm, self.shape = typical_spread_mm, shape
+        self.typical_spread_mm, self.shape, self.look = typical_spread_mm, shape, look
 
     @classmethod
     def from_snapshots(cls, paths: Sequence[Path], task: str, *, device: torch.device) -> Stage:
@@ -93,7 +97,7 @@ class Stage:
         ValueError
             A snapshot is of another task, or the ROIs differ.
         """
-        nets, rois, spreads, shape = [], [], [], None
+        nets, rois, spreads, looks, shape = [], [], [], [], None
         for path in paths:
             weights, meta = load_snapshot(path)
             if meta["task"] != task:
@@ -105,12 +109,22 @@ class Stage:
             nets.append(fold_batch_norms(net))
             rois.append((meta["roi"]["spacing_mm"], tuple(meta["roi"]["size"])))
             spreads.append(meta["metrics"]["spread_mm"])
+            looks.append(meta.get("look"))
             if shape is None and "shape" in meta:
                 shape = MeanShape(np.array(meta["shape"]["points"]), meta["shape"]["residual"])
         if len(set(rois)) != 1:
             raise ValueError(f"{', '.join(map(str, paths))}: networks of one ensemble see different ROIs: {rois}")
-        (spacing_mm, size), typical = rois[0], float(np.mean(spreads))
-        return cls(nets, spacing_mm=spacing_mm, size=size, device=device, typical_spread_mm=typical, shape=shape)
+        # fitted to the answers of the whole ensemble: a part of it, or another one, is not what it speaks of
+        fitted = looks[0] if looks[0] and all(look == looks[0] for look in looks) else None
+        return cls(
+            nets,
+            spacing_mm=rois[0][0],
+            size=rois[0][1],
+            device=device,
+            typical_spread_mm=float(np.mean(spreads)),
+            shape=shape,
+            look=LookModel.parse(fitted) if fitted else SHARPER,
+        )
 
     def frame(self, center: NDArray[np.float64], spacing_mm: Spacing, side: Side) -> RoiFrame:
         """Lay the stage's ROI around a point of a film."""

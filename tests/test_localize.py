@@ -8,6 +8,7 @@ import pytest
 from kneel.imaging.radiograph import Radiograph, normalize_percentiles
 from kneel.imaging.schema import CENTER
 from kneel.localize import KneeLocalizer, find_joint_centers, find_landmarks
+from kneel.looks import SHARPER
 from kneel.nominal_scale import NOMINAL_HEIGHTS_MM
 from kneel.shape import MeanShape
 from kneel.stage import Answer, Stage
@@ -39,6 +40,8 @@ def spots(shape, points, spacing):
 
 class OneByOne(Stage):
     """Stand-ins answer one picture at a time."""
+
+    look = SHARPER
 
     def batch(self, pictures):
         return [Answer(*self(picture)) for picture in pictures]
