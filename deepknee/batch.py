@@ -1,4 +1,7 @@
-"""Many films: each is read on its own, in this process or in several, and none can stop the rest."""
+"""Many films: each is read on its own, in this process (one after another or overlapped) or in several.
+
+None can stop the rest.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,12 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import torch
@@ -27,6 +30,26 @@ NO_KNEE = "no knee found"
 CRASHED = "reading it crashed the worker process (out of memory, or a broken decoder)"
 
 MakeReader = Callable[[], Reader]  # is sent to worker processes: a partial of a function, no lambda
+
+
+class Overlap(NamedTuple):
+    """How the films of one process overlap: some are decoded, drawn and written while the networks read another.
+
+    Attributes
+    ----------
+    films : int
+        At a time; 1 reads one after another.
+    pictures : int
+        Of different films that pass the networks together; see `deepknee.pipeline.Reader.shared`.
+    """
+
+    films: int = 1
+    pictures: int = 1
+
+    @classmethod
+    def on(cls, device: str) -> Overlap:
+        """Say what suits a device: a GPU waits for films and likes large batches, a CPU's cores are busy anyway."""
+        return cls(8, 32) if device == "cuda" else cls(2, 1)
 
 
 @dataclass(frozen=True)
@@ -64,6 +87,7 @@ def read_films(
     make_reader: MakeReader,
     *,
     jobs: int = 1,
+    overlap: Overlap = Overlap(),  # noqa: B008 (immutable)
     overwrite: bool = False,
 ) -> Summary:
     """Read films that are not done yet, and write the tables.
@@ -80,6 +104,8 @@ def read_films(
         Loads the networks, once in every process that reads.
     jobs : int
         Processes; 1 reads in this one.
+    overlap : Overlap
+        Of the films of this process, where it is the only one.
     overwrite : bool
         Also read what is done.
 
@@ -101,7 +127,9 @@ def read_films(
     jobs = min(jobs, len(pending))
     interrupted = False
     try:
-        steps = _in_processes(pending, folder, make_reader, jobs) if jobs > 1 else _here(pending, folder, reader)
+        steps = (
+            _in_processes(pending, folder, make_reader, jobs) if jobs > 1 else _here(pending, folder, reader, overlap)
+        )
         with closing(steps), tqdm(total=len(pending), unit="film", disable=not pending) as bar:
             for _ in steps:
                 bar.update()
@@ -159,11 +187,30 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _here(films: Sequence[Film], folder: OutputFolder, reader: Reader | None) -> Generator[None]:
-    if reader is not None:  # there is one whenever there are films
-        for film in films:
-            read_one(film, folder, reader)
-            yield
+def _here(films: Sequence[Film], folder: OutputFolder, reader: Reader | None, overlap: Overlap) -> Generator[None]:
+    if reader is None:  # there is one whenever there are films
+        return
+    at_once = min(overlap.films, len(films))
+    if at_once > 1:
+        yield from _in_threads(films, folder, reader.shared(overlap.pictures), at_once)
+        return
+    for film in films:
+        read_one(film, folder, reader)
+        yield
+
+
+def _in_threads(films: Sequence[Film], folder: OutputFolder, reader: Reader, at_once: int) -> Generator[None]:
+    """Read each film in a thread; Ctrl-C lets those in work finish and begins no other."""
+    queue = deque(films)
+    in_work: set[Future[None]] = set()
+    with ThreadPoolExecutor(at_once, "film") as pool:
+        while queue or in_work:
+            while queue and len(in_work) < at_once:
+                in_work.add(pool.submit(read_one, queue.popleft(), folder, reader))
+            done, in_work = wait(in_work, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()
+                yield
 
 
 def _in_processes(films: Sequence[Film], folder: OutputFolder, make_reader: MakeReader, jobs: int) -> Generator[None]:

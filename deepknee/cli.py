@@ -66,6 +66,9 @@ weights
   as an ensemble. Needed are joint centres (lc), landmarks (hc) and KL grades (kl), one experiment of each; where a
   folder holds several, name the right ones: --weights A --weights B. Without --weights: pretrained/ when it holds
   weights, else the newest demo run (demo/, workdir/), in the current folder, then in the checkout.
+  The weights decide how much work a film is. Those that ship are one network a stage. The authors' own, converted with
+  scripts/convert_kneel.py and convert_deepknee.py, are read as published: five folds a stage, two looks at each knee,
+  three graders whose scores are added, Grad-CAM of each.
 
 attention
   gradcam         as in the paper: what raised the score of the grade in each network
@@ -206,7 +209,7 @@ def _version() -> str:
 
 
 def _read(options: argparse.Namespace) -> int:
-    from deepknee.batch import read_films
+    from deepknee.batch import Overlap, read_films
     from deepknee.films import PathsError, find_films
     from deepknee.folder import FolderError, OutputFolder
     from deepknee.pipeline import DeviceError, choose_device, load_reader
@@ -219,7 +222,8 @@ def _read(options: argparse.Namespace) -> int:
         print(f"weights: {weights}", file=sys.stderr)
         folder = OutputFolder.by(weights, options.out, options.spacing, options.attention)
         make_reader = functools.partial(load_reader, weights, device, options.attention)
-        summary = read_films(films, others, folder, make_reader, jobs=options.jobs, overwrite=options.overwrite)
+        how = {"jobs": options.jobs, "overlap": Overlap.on(device), "overwrite": options.overwrite}
+        summary = read_films(films, others, folder, make_reader, **how)
     except (PathsError, DeviceError, WeightsError, FolderError) as error:
         print(f"deepknee read: error: {error}", file=sys.stderr)
         return WRONG_USE

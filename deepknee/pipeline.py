@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from deepknee.attention import Method
 from deepknee.ensemble import Grade, Grader
 from deepknee.model import GRADES
 from deepknee.polarity import inverted, knees_are_dark
+from deepknee.shared import SharedGrader
 from deepknee.weights import Weights, WeightsError, find_weights
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.geometry import RoiFrame, Side, Spacing, millimetres_per_pixel
@@ -201,6 +203,26 @@ class Reader:
             The film can be read, its knees cannot.
         """
         return read_knees(read_radiograph(source, spacing_mm=spacing_mm, frame=frame), self.localizer, self.grader)
+
+    def shared(self, most: int) -> Reader:
+        """Make a reader that several threads may use at once.
+
+        Films are decoded, cut and drawn in their own threads, while the networks, one call after another, answer what
+        the threads ask of them. What is asked while they are busy is answered together: batches across films.
+
+        Parameters
+        ----------
+        most : int
+            Pictures of different films that pass the networks together; with 1, the answers are the same bits as
+            without sharing.
+
+        Returns
+        -------
+        Reader
+            On the same networks.
+        """
+        turn = threading.Lock()
+        return Reader(self.localizer.shared(turn, most), SharedGrader(self.grader, turn, most), self.weights)
 
 
 def load_reader(

@@ -7,6 +7,7 @@ heat maps are sharp and its points look like a knee.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -154,6 +155,10 @@ class KneeLocalizer:
             Stage.from_snapshots(lc, "lc", device=where),
             Stage.from_snapshots(hc, "hc", device=where),
         )
+
+    def shared(self, turn: threading.Lock, most: int) -> KneeLocalizer:
+        """Return the same localizer for several threads at once; see `Stage.shared`."""
+        return KneeLocalizer(self.lc.shared(turn, most), self.hc.shared(turn, most))
 
     def locate(self, radiograph: Radiograph) -> list[LocatedKnee]:
         """Find 0, 1 or 2 knees.

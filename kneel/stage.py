@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from kneel.engine.faster import fold_batch_norms, widen
+from kneel.engine.gather import Gather
 from kneel.engine.snapshot import load_snapshot
 from kneel.imaging.geometry import RoiFrame, Side, Spacing
 from kneel.looks import SHARPER, LookModel
@@ -73,7 +74,7 @@ class Stage:
         self.typical_spread_mm, self.shape, self.look = typical_spread_mm, shape, look
 
     @classmethod
-    def from_snapshots(cls, paths: Sequence[Path], task: str, *, device: torch.device) -> Stage:
+    def from_snapshots(cls, paths: Sequence[Path], task: str, *, device: torch.device, plain: bool = False) -> Stage:
         """Rebuild the networks of a stage from their snapshots.
 
         Parameters
@@ -84,6 +85,8 @@ class Stage:
             What they must have been trained for.
         device : torch.device
             Where they run.
+        plain : bool
+            Leave the networks as they were trained; else they are made faster (`kneel.engine.faster`).
 
         Returns
         -------
@@ -106,7 +109,7 @@ class Stage:
                 raise ValueError(f"{path}: no metrics.spread_mm: without it nothing tells a knee from noise")
             net = build_network(meta["network"])
             net.load_state_dict(network_weights(weights))
-            nets.append(fold_batch_norms(net))
+            nets.append(net if plain else faster(net, device))
             rois.append((meta["roi"]["spacing_mm"], tuple(meta["roi"]["size"])))
             spreads.append(meta["metrics"]["spread_mm"])
             looks.append(meta.get("look"))
@@ -146,23 +149,34 @@ class Stage:
         spread = torch.stack([answer.spread for answer in answers]).mean(0).double().cpu().numpy()
         return [Answer(*each) for each in zip(points, spread, strict=True)]
 
+    def shared(self, turn: threading.Lock, most: int) -> Stage:
+        """The same stage for several threads at once.
 
-def fold_batch_norms(net: LandmarkNet) -> LandmarkNet:
-    """Fold every batch norm into the convolution before it, in place: the same answers, one operation less a layer.
+        Parameters
+        ----------
+        turn : threading.Lock
+            Held while networks run.
+        most : int
+            Pictures of different threads that pass the networks together; see `kneel.engine.gather.Gather`.
 
-    Parameters
-    ----------
-    net : LandmarkNet
-        Trained.
+        Returns
+        -------
+        Stage
+            On the same networks.
+        """
+        return _SharedStage(self, turn, most)
 
-    Returns
-    -------
-    LandmarkNet
-        The same, in evaluation mode; it cannot be trained on.
-    """
-    for layers in net.eval().modules():
-        if isinstance(layers, nn.Sequential) and len(layers) > 1:
-            convolution, norm = layers[0], layers[1]
-            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                layers[0], layers[1] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
-    return net
+
+class _SharedStage(Stage):
+    def __init__(self, stage: Stage, turn: threading.Lock, most: int) -> None:
+        vars(self).update(vars(stage))
+        self._gather: Gather[Picture, Answer] = Gather(stage.batch, kind=np.shape, most=most, turn=turn)
+
+    def batch(self, pictures: Sequence[Picture]) -> list[Answer]:
+        return self._gather(pictures)
+
+
+def faster(net: LandmarkNet, device: torch.device) -> LandmarkNet:
+    """Make a trained network answer faster on a device, in place; it cannot be trained on."""
+    folded = fold_batch_norms(net)
+    return widen(folded) if device.type == "cpu" else folded

@@ -89,8 +89,12 @@ class FakeReader(Reader):
         spacing = spacing_mm or (0.5, 0.5)
         sides = [word for word in words if word in ("R", "L")]
         x = {"R": 100, "L": 300}
-        self.localizer.knees = [place_knee(side, (x[side], 150), spacing) for side in sides]
-        return read_knees(film(spacing_mm=spacing, source=str(source)), self.localizer, self.grader)
+        localizer = FakeLocalizer([place_knee(side, (x[side], 150), spacing) for side in sides])
+        return read_knees(film(spacing_mm=spacing, source=str(source)), localizer, self.grader)
+
+    def shared(self, most: int) -> Reader:
+        """Keeps nothing between two films."""
+        return self
 
 
 def make_reader() -> Reader:

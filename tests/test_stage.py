@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from kneel.engine.faster import fold_batch_norms
 from kneel.network import HourglassSettings, LandmarkNet
-from kneel.stage import Stage, fold_batch_norms
+from kneel.stage import Stage
 
 
 @pytest.fixture(params=[None, 4], ids=["plain", "squeeze and excitation"])
