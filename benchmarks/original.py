@@ -117,7 +117,7 @@ class Original:
         shape = MeanShape(MeanShape.of([draw_landmarks(2, rng)[0]]).points, 1e6)
         stages = [
             Stage(
-                [faster(copy.deepcopy(net), torch.device("cpu")) for net in nets],
+                [faster(copy.deepcopy(net), (SQUARE, SQUARE), torch.device("cpu")) for net in nets],
                 spacing_mm=spacing,
                 size=(SQUARE, SQUARE),
                 device=torch.device("cpu"),

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kneel.engine.faster import fold_batch_norms, widen
+from kneel.engine.faster import CELLS, fold_batch_norms, widen
 from kneel.engine.gather import Gather
 from kneel.engine.snapshot import load_snapshot
+from kneel.hourglass import STRIDE
 from kneel.imaging.geometry import RoiFrame, Side, Spacing
 from kneel.looks import SHARPER, LookModel
 from kneel.network import LandmarkNet, build_network, network_weights
@@ -109,7 +110,7 @@ class Stage:
                 raise ValueError(f"{path}: no metrics.spread_mm: without it nothing tells a knee from noise")
             net = build_network(meta["network"])
             net.load_state_dict(network_weights(weights))
-            nets.append(net if plain else faster(net, device))
+            nets.append(net if plain else faster(net, meta["roi"]["size"], device))
             rois.append((meta["roi"]["spacing_mm"], tuple(meta["roi"]["size"])))
             spreads.append(meta["metrics"]["spread_mm"])
             looks.append(meta.get("look"))
@@ -176,7 +177,23 @@ class _SharedStage(Stage):
         return self._gather(pictures)
 
 
-def faster(net: LandmarkNet, device: torch.device) -> LandmarkNet:
-    """Make a trained network answer faster on a device, in place; it cannot be trained on."""
+def faster(net: LandmarkNet, size: tuple[int, int], device: torch.device) -> LandmarkNet:
+    """Make a trained network answer faster, in place; it cannot be trained on.
+
+    Parameters
+    ----------
+    net : LandmarkNet
+        Trained.
+    size : (int, int)
+        Width and height of the pictures it will see, about.
+    device : torch.device
+        Where it will run.
+
+    Returns
+    -------
+    LandmarkNet
+        The same.
+    """
     folded = fold_batch_norms(net)
-    return widen(folded) if device.type == "cpu" else folded
+    large = (size[0] // STRIDE) * (size[1] // STRIDE) >= CELLS
+    return widen(folded) if large and device.type == "cpu" else folded

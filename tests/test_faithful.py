@@ -55,11 +55,11 @@ def stages(nets, *, size, spacings=(1.0, 0.3)):
     ]
 
 
-def both_ways(film, nets, **how):
+def both_ways(film, nets, *, size, **how):
     """Points found plainly and by the localizer, of both knees."""
-    plain = locate_plainly(normalize_percentiles(film.pixels), film.spacing_mm, *stages(nets, **how))
-    fast = [[faster(copy.deepcopy(each), CPU) for each in stage] for stage in nets]
-    found = KneeLocalizer(*stages(fast, **how)).locate(film)
+    plain = locate_plainly(normalize_percentiles(film.pixels), film.spacing_mm, *stages(nets, size=size, **how))
+    fast = [[faster(copy.deepcopy(each), (size, size), CPU) for each in stage] for stage in nets]
+    found = KneeLocalizer(*stages(fast, size=size, **how)).locate(film)
     assert [knee.side for knee in found] == ["R", "L"]
     return plain, {knee.side: knee.landmarks for knee in found}
 
