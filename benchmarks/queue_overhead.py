@@ -2,8 +2,8 @@
 """Measure what the queue itself costs: many tiny jobs that compute, on two workers, each job timing its own life.
 
 Prints the share of the time in which the workers had a job that ran, the time between two jobs of a worker (locks,
-states, the start of keeper and Python), and the CPU time that the runner took. No torch: what Python and torch need to
-start comes on top in a real training.
+states, the start of keeper and Python), and what of it was computing: on a busy machine the rest is waiting for a core.
+No torch: what Python and torch need to start comes on top in a real training.
 
 Research use only. Not a medical device.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import statistics
 import sys
 import tempfile
@@ -23,14 +24,14 @@ from kneel.engine.queue.live import Display
 from kneel.engine.queue.runner import Runner
 from kneel.engine.queue.workers import slots
 
-# writes when it began and ended; the clock is one for all processes of the machine
+# writes when it began and ended, by a clock that all processes of the machine have in common, and its own CPU time
 WORK = """
 import time
-began = time.monotonic()
+began, cpu = time.monotonic(), time.process_time()
 import json, sys
 while time.monotonic() < began + float(sys.argv[2]):
     pass
-open(sys.argv[1], "w").write(json.dumps([began, time.monotonic()]))
+open(sys.argv[1], "w").write(json.dumps([began, time.monotonic(), time.process_time() - cpu]))
 """
 
 
@@ -56,23 +57,26 @@ def main() -> int:
         began, cpu = time.monotonic(), time.process_time()
         report = Runner(jobs, slots(["cpu"], given.workers), Quiet()).run()
         wall, cpu = time.monotonic() - began, time.process_time() - cpu
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         lives = [json.loads((job.folder / "life").read_text(encoding="utf-8")) for job in report.done]
         began = time.monotonic()
         again = Runner(jobs, slots(["cpu"], given.workers), Quiet()).run()
         skipped = time.monotonic() - began
-    busy = sum(end - start for start, end in lives)
+    busy = sum(end - start for start, end, _ in lives)
+    children = usage.ru_utime + usage.ru_stime - sum(work for _, _, work in lives)
     share = busy / (given.workers * wall)
     idle = (given.workers * wall - busy) / given.jobs
     print(f"{len(report.done)} of {given.jobs} jobs done on {given.workers} workers in {wall:.1f} s")
     print(f"workers busy {share:.1%}; {idle * 1000:.0f} ms a job besides it; median life {median_life(lives):.2f} s")
-    print(f"CPU time of the runner {cpu / given.jobs * 1000:.0f} ms a job")
+    ours, theirs = cpu / given.jobs * 1000, children / given.jobs * 1000
+    print(f"CPU time a job: runner {ours:.0f} ms, keeper and Python {theirs:.0f} ms")
     print(f"started again: {len(again.done)} jobs skipped in {skipped * 1000:.0f} ms")
     return 0
 
 
 def median_life(lives: list[list[float]]) -> float:
     """Median length of the jobs, s."""
-    return statistics.median(end - start for start, end in lives)
+    return statistics.median(end - start for start, end, _ in lives)
 
 
 if __name__ == "__main__":

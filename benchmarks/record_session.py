@@ -27,6 +27,7 @@ import pyte
 from PIL import Image, ImageDraw, ImageFont
 
 _COLORS = {"default": "#d8d8d8", "green": "#7ec699", "red": "#f08d8d", "brown": "#e6c07b", "cyan": "#6cc7d9"}
+_CODES = {"green": 32, "red": 31, "brown": 33, "cyan": 36}  # of the terminal
 _BACKGROUND, _DIM = "#1e1e1e", "#8a8a8a"
 _FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSansMono.ttf")
 
@@ -40,6 +41,7 @@ def main() -> int:
     parser.add_argument("command", nargs="+", help="what to run")
     given = parser.parse_args()
     began, status, events = time.time(), *record(given.command, *given.size)
+    events = thin_out(events, *given.size)
     header = {"version": 2, "width": given.size[0], "height": given.size[1], "timestamp": int(began)}
     lines = [header, *([round(moment, 3), "o", text] for moment, text in events)]
     given.out.with_suffix(".cast").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -70,6 +72,32 @@ def record(command: list[str], width: int, height: int) -> tuple[int, list[tuple
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), events
 
 
+def thin_out(events: list[tuple[float, str]], width: int, height: int) -> list[tuple[float, str]]:
+    """Keep what the terminal showed once a second, as the lines that changed: a table drawn anew takes megabytes."""
+    screen = pyte.Screen(width, height)
+    stream, shown, kept = pyte.Stream(screen), [""] * height, []
+    for (moment, text), following in zip(events, [*events[1:], (events[-1][0] + 1, "")], strict=True):
+        stream.feed(text)
+        if int(following[0]) > int(moment):
+            lines = [colored(screen, row) for row in range(height)]
+            changed = [f"\x1b[{row + 1};1H\x1b[2K{lines[row]}" for row in range(height) if lines[row] != shown[row]]
+            kept.append((moment, "".join(changed)))
+            shown = lines
+    return kept
+
+
+def colored(screen: pyte.Screen, row: int) -> str:
+    """A line of the terminal with its colours."""
+    words, before = "", "default"
+    for column in range(screen.columns):
+        cell = screen.buffer[row][column]
+        if cell.fg != before:
+            words += f"\x1b[{_CODES.get(cell.fg, 39)}m"
+            before = cell.fg
+        words += cell.data
+    return words.rstrip() + "\x1b[0m"
+
+
 def pictures(events: list[tuple[float, str]], size: tuple[int, int], frames: int) -> list[Image.Image]:
     """Draw the terminal at evenly spaced moments, the end among them."""
     screen = pyte.Screen(*size)
@@ -95,7 +123,7 @@ def draw(screen: pyte.Screen) -> Image.Image:
             if cell.data != " ":
                 color = _COLORS.get(cell.fg, f"#{cell.fg}" if len(cell.fg) == 6 else _DIM)
                 pen.text((6 + column * across, 6 + row * down), cell.data, font=font, fill=color)
-    return picture.convert("P", palette=Image.Palette.ADAPTIVE, colors=16)
+    return picture.convert("P", palette=Image.Palette.ADAPTIVE, colors=48)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def test_the_rule_is_seen_to_bite():
     [
         ("kneel.imaging", "torch"),
         ("kneel.phantom.cohort", "torch"),
-        ("kneel.engine.queue.workers", "torch"),
+        ("kneel.engine.queue.report", "torch"),
         ("deepknee.cli", "torch"),  # deepknee --help answers at once
         ("deepknee.pipeline", "torchvision"),  # augmentation is a matter of training
     ],

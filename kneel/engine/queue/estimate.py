@@ -10,7 +10,7 @@ from kneel.engine.queue.state import JobState, epochs_over
 
 class Pace:
     """
-    How fast a running job is, from when its epochs were seen to end.
+    How fast a running job is, from when its epochs are seen to end.
 
     Parameters
     ----------
@@ -19,15 +19,18 @@ class Pace:
     """
 
     def __init__(self, job: Job) -> None:
-        self._job, self._first = job, epochs_over(job.folder)
-        self._began = self._changed = time.monotonic()
-        self.epoch = self._first
+        self._job, self.epoch = job, epochs_over(job.folder)
+        self._changed = self._since = time.monotonic()
+        self._began_with: int | None = None
 
     def look(self) -> None:
         """Read how far the job is."""
         epoch = epochs_over(self._job.folder)
         if epoch != self.epoch:
-            self.epoch, self._changed = epoch, time.monotonic()
+            self._changed = time.monotonic()
+            if self._began_with is None:  # what went before is mostly the start of Python and torch
+                self._began_with, self._since = epoch, self._changed
+            self.epoch = epoch
 
     def seconds_left(self, expected: float | None) -> float | None:
         """
@@ -36,10 +39,10 @@ class Pace:
         Parameters
         ----------
         expected
-            Seconds an epoch, where this job has shown none yet; None if nobody knows.
+            Seconds an epoch, until this job has shown how long one takes; None if nobody knows.
         """
-        if self.epoch > self._first:
-            expected = (self._changed - self._began) / (self.epoch - self._first)
+        if self._began_with is not None and self.epoch > self._began_with:
+            expected = (self._changed - self._since) / (self.epoch - self._began_with)
         if expected is None:
             return None
         return max(0.0, (self._job.epochs - self.epoch) * expected - (time.monotonic() - self._changed))

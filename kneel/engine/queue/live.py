@@ -78,7 +78,7 @@ class Table(Display):
         from rich.live import Live
 
         self._console = Console()
-        self._live = Live(console=self._console, refresh_per_second=2, transient=False)
+        self._live = Live(console=self._console, auto_refresh=False)
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -117,9 +117,7 @@ class Table(Display):
         more = [f"{len(rows) - room} more run"] if len(rows) > room else []
         words = [f"{number} {what}" for what, number in counts.items() if number]
         table.caption = ", ".join(more + words) + f"; all done in {duration(seconds_left)}"
-        if not rows:
-            table.caption = ", ".join(words)
-        self._live.update(table, refresh=True)
+        self._live.update(table if rows else ", ".join(words), refresh=True)
 
 
 def display() -> Display:

@@ -5,12 +5,13 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from kneel.engine.queue.estimate import Pace, epoch_seconds, seconds_left
 from kneel.engine.queue.jobs import Job, chain_lengths, check
 from kneel.engine.queue.live import Display, Row
 from kneel.engine.queue.locks import Watch
-from kneel.engine.queue.state import LOG, JobState, is_done, last_metric
+from kneel.engine.queue.state import LOG, JobState, is_done, last_lines, last_metric
 from kneel.engine.queue.workers import GRACE_SECONDS, Attempt, Outcome, Slot, start_job
 
 _POLL_SECONDS = 0.03
@@ -169,8 +170,7 @@ class Runner:
         job = entry.job
         where = f"{job}, on {slot}"
         if outcome.state == "done":
-            metric = last_metric(job)
-            self._display.event(f"done   {where}{'' if metric is None else f': {job.monitor} {metric:.4g}'}")
+            self._display.event(f"done   {where}: {''.join(last_lines(job.folder, 1))}")
             self._done(entry)
         elif outcome.state == "busy":
             self._later(entry, outcome.reason)
@@ -213,7 +213,7 @@ class Runner:
         slot = self._slots.pop(0)
         started = start_job(job, slot, self._watch, source=entry.source, grace=self._options.grace)
         if isinstance(started, Attempt):
-            self._display.event(f"start  {job}, on {slot}  ({job.folder / LOG})")
+            self._display.event(f"start  {job}, on {slot}  ({_short(job.folder / LOG)})")
             self._running.append((started, Pace(job)))
             entry.elsewhere = ""
             return None
@@ -278,6 +278,11 @@ class Runner:
             "not begun": len(report.blocked),
         }
         self._display.draw(rows, counts, eta)
+
+
+def _short(path: Path) -> Path:
+    """Name a path from here, if it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 @contextlib.contextmanager
