@@ -24,7 +24,7 @@ from pathlib import Path
 
 import matplotlib
 import pyte
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 _COLORS = {"default": "#d8d8d8", "green": "#7ec699", "red": "#f08d8d", "brown": "#e6c07b", "cyan": "#6cc7d9"}
 _CODES = {"green": 32, "red": 31, "brown": 33, "cyan": 36}  # of the terminal
@@ -37,7 +37,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="NAME", help="NAME.cast and NAME.gif are written")
     parser.add_argument("--size", type=int, nargs=2, default=(100, 24), metavar=("W", "H"), help="characters")
-    parser.add_argument("--frames", type=int, default=24, metavar="N", help="pictures of the GIF (default: 24)")
+    parser.add_argument("--frames", type=int, default=16, metavar="N", help="pictures of the GIF (default: 16)")
     parser.add_argument("command", nargs="+", help="what to run")
     given = parser.parse_args()
     began, status, events = time.time(), *record(given.command, *given.size)
@@ -123,7 +123,18 @@ def draw(screen: pyte.Screen) -> Image.Image:
             if cell.data != " ":
                 color = _COLORS.get(cell.fg, f"#{cell.fg}" if len(cell.fg) == 6 else _DIM)
                 pen.text((6 + column * across, 6 + row * down), cell.data, font=font, fill=color)
-    return picture.convert("P", palette=Image.Palette.ADAPTIVE, colors=48)
+    return picture.quantize(palette=palette(), dither=Image.Dither.NONE)
+
+
+def palette() -> Image.Image:
+    """Few colours, so that the file stays small: from the background to each colour of the text in four steps."""
+    steps = []
+    for color in (*_COLORS.values(), _DIM):
+        ends = [ImageColor.getrgb(each)[:3] for each in (_BACKGROUND, color)]
+        steps += [round(low + (high - low) * step / 4) for step in range(5) for low, high in zip(*ends, strict=True)]
+    picture = Image.new("P", (1, 1))
+    picture.putpalette(steps)
+    return picture
 
 
 if __name__ == "__main__":
