@@ -17,7 +17,7 @@ from deepknee.model import GRADES
 from deepknee.networks import SiameseSettings, build_net
 from deepknee.patches import PatchGeometry
 from kneel.engine.foreign import ConversionError, check_state, load_array, load_plain, state_dict_in
-from kneel.engine.snapshot import code_version
+from kneel.engine.provenance import code_version
 
 _FIRST, _LAST = "branch.block1.0.0.weight", "final.1.weight"
 

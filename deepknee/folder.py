@@ -19,7 +19,8 @@ from deepknee.html import render
 from deepknee.pipeline import KneeReading, Reading
 from deepknee.report import FAILURE_COLUMNS, FORMAT, NOTICE, RESULT_COLUMNS, knee_record, result_row, to_csv, to_json
 from deepknee.weights import Weights
-from kneel.engine.snapshot import code_version, write_atomic
+from kneel.engine.atomic import write_atomic
+from kneel.engine.provenance import code_version
 from kneel.imaging.geometry import Spacing
 from kneel.imaging.radiograph import Radiograph
 

@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from kneel.engine.foreign import ConversionError, check_state, load_array, load_plain, state_dict_in
-from kneel.engine.snapshot import code_version
+from kneel.engine.provenance import code_version
 from kneel.experiment import LandmarkExperiment
 from kneel.network import LandmarkNet, build_network, network_arguments
 from kneel.shape import MeanShape

@@ -66,9 +66,10 @@ class LossSettings(Settings):
 
     @model_validator(mode="after")
     def _no_idle_options(self) -> Self:
-        """Refuse a parameter of another loss."""
-        for name in sorted(self.model_fields_set & set(_ACTS_WITH)):
-            if _ACTS_WITH[name] != self.kind:
+        """Refuse a parameter of another loss; its default does nothing, and stands in files of resolved settings."""
+        for name in sorted(_ACTS_WITH):
+            idle = type(self).model_fields[name].default
+            if _ACTS_WITH[name] != self.kind and getattr(self, name) != idle:
                 raise ValueError(
                     f"{name} = {getattr(self, name)} acts only with kind {_ACTS_WITH[name]}, not {self.kind}"
                 )

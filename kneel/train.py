@@ -20,6 +20,7 @@ from kneel.engine.board import Board
 from kneel.engine.config import ConfigError
 from kneel.engine.fit import FitResult, fit
 from kneel.engine.folds import LeakageError, check_leakage, grouped_folds, split_digest
+from kneel.engine.record import finished_best
 from kneel.engine.snapshot import load_snapshot
 from kneel.experiment import LandmarkExperiment
 from kneel.losses import build_criterion, visible_mean
@@ -241,12 +242,18 @@ def train_landmarks(
     -------
     FitResult
         Best epoch and snapshots.
+
+    Raises
+    ------
+    FileNotFoundError, RunUnfinished
+        The experiment that this one starts from was not trained yet, or not to its end.
     """
     transfer = None
     if experiment.transfer is not None:
-        transfer = workdir / experiment.transfer / f"fold_{fold}" / "best.safetensors"
-        if not transfer.is_file():
-            raise FileNotFoundError(f"{transfer}: train {experiment.transfer} first, {name} starts from it")
+        try:
+            transfer = finished_best(workdir / experiment.transfer / f"fold_{fold}")
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error}; train {experiment.transfer} first, {name} starts from it") from None
     task = LandmarkTask(experiment, data_root, name=name, fold=fold, transfer=transfer)
     return fit(
         task,

@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """Train one fold of one experiment: the joint centre (lc), the 16 landmarks (hc) or the KL grade (kl).
 
-Writes WORKDIR/NAME/fold_K/: best.safetensors, last.safetensors (each with a readable .json) and metrics.csv.
-NAME is the name of the experiment file without .yaml.
+Writes WORKDIR/NAME/fold_K/: best.safetensors, last.safetensors (each with a readable .json, and the one before it as
+.previous), metrics.csv, train.log, experiment.yaml (all settings as they were used) and provenance/ (code, packages,
+machine, one file a start). NAME is the name of the experiment file without .yaml.
 
 Research use only. Not a medical device.
 """
@@ -20,12 +21,19 @@ from pydantic import BaseModel, ConfigDict
 
 from deepknee.train import GradingExperiment, train_grader
 from kneel.authors import is_authors_file, load_landmark_experiment
+from kneel.engine.atomic import DiskFull
 from kneel.engine.board import Board, VisdomBoard
 from kneel.engine.config import ConfigError, load_config
 from kneel.engine.fit import FitResult
 from kneel.engine.folds import LeakageError
+<<<<<<< HEAD
 from kneel.engine.queue.state import HOPELESS
 from kneel.engine.record import ResumeError, RunExists
+=======
+from kneel.engine.hold import RunBusy
+from kneel.engine.log import logged, note
+from kneel.engine.record import ResumeError, RunExists, RunUnfinished
+>>>>>>> 48b3a0a (A killed, starved or damaged training ends in the same bytes: the snapshots before are kept, the whole file is under a checksum, a full disk is explained, one process a folder; every start is written down with code, packages and machine)
 from kneel.engine.snapshot import SnapshotError
 from kneel.engine.trainer import TrainingDiverged
 from kneel.experiment import LandmarkExperiment
@@ -45,6 +53,9 @@ USER_ERRORS = (
     SnapshotError,
     TrainingDiverged,
     FileNotFoundError,
+    DiskFull,
+    RunBusy,
+    RunUnfinished,
 )
 
 
@@ -59,6 +70,12 @@ class TaskName(BaseModel):
 def main() -> int:
     """Train; 0 when done, 2 when it cannot be (trying again would not help), 1 when something else went wrong."""
     arguments = parse()
+    with logged(arguments.workdir / arguments.experiment.stem / f"fold_{arguments.fold}"):
+        return run(arguments)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train and say how it ended; as `main`."""
     try:
         result = train(arguments)
     except USER_ERRORS as error:
@@ -68,6 +85,15 @@ def main() -> int:
     return 0
 
 
+<<<<<<< HEAD
+=======
+def log(error: str) -> None:
+    """Put an error into the log too: our own, or stdout where that is one and stderr a terminal."""
+    if not note(error) and sys.stderr.isatty() and not sys.stdout.isatty():
+        print(error, flush=True)
+
+
+>>>>>>> 48b3a0a (A killed, starved or damaged training ends in the same bytes: the snapshots before are kept, the whole file is under a checksum, a full disk is explained, one process a folder; every start is written down with code, packages and machine)
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -29,11 +29,13 @@ from tqdm import tqdm
 from kneel.authors import is_authors_file, load_landmark_experiment
 from kneel.baselines import BASELINES, ResNetTask, fit_linear, predict_resnet, small_pictures
 from kneel.bootstrap import SubjectBootstrap, interval
+from kneel.engine.atomic import DiskFull, write_atomic
 from kneel.engine.config import ConfigError, load_config
 from kneel.engine.fit import fit
 from kneel.engine.folds import LeakageError
+from kneel.engine.hold import RunBusy
 from kneel.engine.record import ResumeError, RunExists
-from kneel.engine.snapshot import SnapshotError, write_atomic
+from kneel.engine.snapshot import SnapshotError
 from kneel.engine.trainer import TrainingDiverged
 from kneel.experiment import LandmarkExperiment
 from kneel.imaging.radiograph import RadiographError
@@ -54,6 +56,8 @@ USER_ERRORS = (
     PredictionError,
     TrainingDiverged,
     FileNotFoundError,
+    DiskFull,
+    RunBusy,
 )
 
 

@@ -7,10 +7,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from kneel.engine import snapshot
+from kneel.engine import provenance
+from kneel.engine.provenance import code_version
 from kneel.engine.snapshot import (
     SnapshotError,
-    code_version,
     load_snapshot,
     load_training_state,
     save_snapshot,
@@ -137,6 +137,22 @@ def test_every_cut_and_every_flipped_bit_is_found(tmp_path):
         path.write_bytes(good[:at] + bytes([good[at] ^ 4]) + good[at + 1 :])
         with pytest.raises(SnapshotError, match=r"best\.safetensors: damaged: the weights do not match"):
             load_snapshot(path)
+    name_of_the_checksum = range(good.index(b"file_sha256"), good.index(b"file_sha256") + 11)
+    for at in (at for at in range(len(good) - 16) if at not in name_of_the_checksum):  # without it all else is right
+        path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+        with pytest.raises(SnapshotError, match=r"best\.safetensors"):
+            load_snapshot(path)
+
+
+def test_snapshots_from_before_the_checksum_of_the_file_are_read(tmp_path):
+    path = tmp_path / "old.safetensors"
+    tensors = {"x": torch.arange(4.0)}
+    body = safetensors.torch.save(tensors)[-16:]
+    header = {"format": 1, "sha256": hashlib.sha256(body).hexdigest(), "meta": {"a": 1}, "training": None}
+    path.write_bytes(safetensors.torch.save(tensors, metadata={"snapshot": json.dumps(header)}))
+    state, meta = load_snapshot(path)
+    assert torch.equal(state["x"], tensors["x"])
+    assert meta == {"a": 1}
 
 
 def test_foreign_files_are_named(tmp_path):
@@ -167,11 +183,11 @@ def test_code_version_is_known_or_none(monkeypatch):
 
 
 def test_a_checkout_that_does_not_hold_this_code_is_not_quoted(tmp_path, monkeypatch):
-    environment = tmp_path / "env" / "kneel" / "engine" / "snapshot.py"
+    environment = tmp_path / "env" / "kneel" / "engine" / "provenance.py"
     environment.parent.mkdir(parents=True)
     environment.touch()
-    snapshot._git(tmp_path, "init")
-    monkeypatch.setattr(snapshot, "__file__", str(environment))
+    provenance._git(tmp_path, "init")
+    monkeypatch.setattr(provenance, "__file__", str(environment))
     assert code_version.__wrapped__()["commit"] is None
 
 

@@ -1,11 +1,20 @@
 """Files that are there as a whole or not at all."""
 
 import contextlib
+import errno
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
-def write_atomic(path: Path, data: bytes) -> None:
+
+class DiskFull(OSError):
+    """A file did not fit on its disk, or into its user's quota; says which, how much it needs and what there is."""
+
+
+def write_atomic(path: Path, data: bytes, *, previous: Path | None = None) -> None:
     """
     Write a file beside its place and rename it there: readers see the old file or the new one, never a part.
 
@@ -15,21 +24,73 @@ def write_atomic(path: Path, data: bytes) -> None:
         The file; its folder must exist.
     data
         Its content.
+    previous
+        Where the old file goes, on the same disk; None lets it go. Killed between the two renamings, this leaves
+        `previous` alone.
+
+    Raises
+    ------
+    DiskFull
+        When there is no room; the old file is as it was, and nothing is left beside it.
     """
-    beside = path.with_name(f".{path.name}.tmp")
+    beside = path_beside(path)
     try:
-        with beside.open("wb") as file:
+        with explain_full(path, len(data)), beside.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            os.replace(path, previous)
         os.replace(beside, path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
-    # Without this the rename itself can be lost in a power cut. Windows cannot open folders.
-    with contextlib.suppress(PermissionError):
-        folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def path_beside(path: Path) -> Path:
+    """Name the file that `write_atomic` writes before it renames it; a killed process may leave it."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the system write a folder to its disk: without this a renaming can be lost in a power cut."""
+    with contextlib.suppress(PermissionError):  # Windows cannot open folders
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(descriptor)
         finally:
-            os.close(folder)
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def explain_full(path: Path, needed: int) -> Iterator[None]:
+    """
+    Say what is needed where, when the disk is full.
+
+    Parameters
+    ----------
+    path
+        The file that is written meanwhile.
+    needed
+        Its size in bytes.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL or isinstance(error, DiskFull):
+            raise
+        # what there is now: a half-written file is still there and is taken away next
+        half = path_beside(path)
+        free = shutil.disk_usage(path.parent).free + (half.stat().st_size if half.exists() else 0)
+        words = f"{error.strerror}: {_size(needed)} needed, {_size(free)} free in {path.parent}"
+        kept = "; the file there is as it was" if path.exists() else ""
+        raise DiskFull(error.errno, f"{words}{kept}; make room and resume", str(path)) from error
+
+
+def _size(number: float) -> str:
+    units = ["bytes", "kB", "MB", "GB"]
+    while number >= 1000 and len(units) > 1:
+        number /= 1000
+        units.pop(0)
+    return f"{number:.4g} {units[0]}"

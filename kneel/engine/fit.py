@@ -10,7 +10,9 @@ from tqdm import tqdm
 from kneel.engine.board import Board, MetricsCsv, show
 from kneel.engine.config import TrainingConfig
 from kneel.engine.cpu import cpu_threads, keep_freed_memory
-from kneel.engine.record import Record, Row, claim_folder
+from kneel.engine.hold import hold
+from kneel.engine.provenance import record_start
+from kneel.engine.record import Record, Row, check_free, run_folder
 from kneel.engine.task import Task
 from kneel.engine.trainer import Trainer
 
@@ -51,8 +53,9 @@ def fit(
     """
     Train a task; keep its best and its last epoch.
 
-    Writes ``best.safetensors`` and ``last.safetensors`` (each with a readable ``.json``) and ``metrics.csv`` into
-    ``workdir/name``. A kill at any moment costs at most the epoch that was running.
+    Writes ``best.safetensors`` and ``last.safetensors`` (each with a readable ``.json``, and the one before as
+    ``.previous``), ``metrics.csv``, ``experiment.yaml`` and ``provenance`` into ``workdir/name``. A kill at any moment
+    costs at most the epoch that was running; a damaged last snapshot, one more.
 
     Parameters
     ----------
@@ -79,6 +82,12 @@ def fit(
 
     Raises
     ------
+    RunBusy
+        When another process is training into the folder.
+    DiskFull
+        When an epoch does not fit; the snapshots are those of the epoch before, and can be resumed.
+    SnapshotError
+        When the last snapshot and the one before it are damaged.
     RunExists
         When the folder holds a run and neither `resume` nor `overwrite` is given.
     ResumeError
@@ -86,27 +95,37 @@ def fit(
     TrainingDiverged
         When the loss or the monitored metric is not finite; the snapshots are those of the epochs before.
     """
-    folder = claim_folder(Path(workdir), name, resume=resume, overwrite=overwrite)
-    keep_freed_memory()
-    with cpu_threads(config.threads):
-        trainer = Trainer(task, config, cpu)
-        record = Record(folder, config, task.describe(), trainer.world)
-        boards = [MetricsCsv(folder / "metrics.csv"), *([board] if board else [])] if trainer.is_main else []
-        trainer.open(record, resume)
-        for row in record.history:
-            show(boards, row)
-        for epoch in range(len(record.history), config.epochs):
-            began = time.monotonic()
-            train_loss, rate = trainer.train_epoch(epoch)
-            trainer.average_weights(epoch)
-            metrics = trainer.validate(epoch)
-            record.history.append({"epoch": epoch + 1, "learning_rate": rate, "train_loss": train_loss, **metrics})
-            trainer.save(record)
-            show(boards, record.history[-1])
-            if trainer.is_main:
-                _report(record, config.epochs, time.monotonic() - began)
+    folder = run_folder(Path(workdir), name)
+    with hold(folder):
+        check_free(folder, resume=resume, overwrite=overwrite)
+        keep_freed_memory()
+        with cpu_threads(config.threads):
+            record = _train(Trainer(task, config, cpu), folder, resume, board)
     best, history = record.best, tuple(record.history)
     return FitResult(best[config.monitor], int(best["epoch"]), record.path_best, record.path_last, history)
+
+
+def _train(trainer: Trainer, folder: Path, resume: bool, board: Board | None) -> Record:
+    config, described = trainer.config, trainer.task.describe()
+    record = Record(folder, config, described, trainer.world)
+    boards = [MetricsCsv(folder / "metrics.csv"), *([board] if board else [])] if trainer.is_main else []
+    trainer.open(record, resume)
+    for row in record.history:
+        show(boards, row)
+    if trainer.is_main and len(record.history) < config.epochs:
+        settings = {**described.get("experiment", {}), "training": config.model_dump(mode="json")}
+        record_start(folder, settings, trainer.accelerator.device, len(record.history))
+    for epoch in range(len(record.history), config.epochs):
+        began = time.monotonic()
+        train_loss, rate = trainer.train_epoch(epoch)
+        trainer.average_weights(epoch)
+        metrics = trainer.validate(epoch)
+        record.history.append({"epoch": epoch + 1, "learning_rate": rate, "train_loss": train_loss, **metrics})
+        trainer.save(record)
+        show(boards, record.history[-1])
+        if trainer.is_main:
+            _report(record, config.epochs, time.monotonic() - began)
+    return record
 
 
 def _report(record: Record, epochs: int, seconds: float) -> None:

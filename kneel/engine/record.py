@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,14 @@ from torch import nn
 
 from kneel.engine.averaging import WeightAverage, averaged_weights
 from kneel.engine.config import TrainingConfig
+from kneel.engine.generations import Generations, Stored
 from kneel.engine.optim import flatten_optimizer, restore_optimizer
+from kneel.engine.provenance import code_version
 from kneel.engine.queue.fence import check_owned
 from kneel.engine.same import differences
-from kneel.engine.snapshot import (
-    SnapshotError,
-    code_version,
-    load_snapshot,
-    load_training_state,
-    save_snapshot,
-    update_snapshot,
-)
+from kneel.engine.snapshot import save_snapshot
 
 Row = dict[str, float]
-
-_FILES = ("last.safetensors", "last.json", "best.safetensors", "best.json", "metrics.csv")
 
 
 class RunExists(FileExistsError):
@@ -36,42 +29,84 @@ class ResumeError(ValueError):
     """The stored run is not the one that is asked for; says what differs."""
 
 
-def claim_folder(workdir: Path, name: str, *, resume: bool, overwrite: bool) -> Path:
+class RunUnfinished(ValueError):
+    """A run that something else needs is not complete; says where it is."""
+
+
+def run_folder(workdir: Path, name: str) -> Path:
     """
-    Check the folder of a run; nothing is written or deleted.
+    Name the folder of a run.
 
     Parameters
     ----------
     workdir, name
         Folder of all runs, and the folder of this one in it.
+
+    Raises
+    ------
+    ValueError
+        When the name is not the plain name of a folder.
+    """
+    if name in ("", ".", "..") or Path(name).name != name or "\\" in name:
+        raise ValueError(f"name = {name!r}: must be the plain name of a folder")
+    return workdir / name
+
+
+def check_free(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """
+    Check what is in the folder of a run; nothing is written or deleted.
+
+    Parameters
+    ----------
+    folder
+        From `run_folder`.
     resume, overwrite
         What may be done with a run that is there.
-
-    Returns
-    -------
-    Path
-        ``workdir/name``.
 
     Raises
     ------
     RunExists
-        When a run is there and neither is allowed.
+        When a run is there and neither is allowed, or nothing that could be gone on with.
     ValueError
-        When both are, or the name is not the plain name of a folder.
+        When both are.
     """
-    if name in ("", ".", "..") or Path(name).name != name or "\\" in name:
-        raise ValueError(f"name = {name!r}: must be the plain name of a folder")
     if resume and overwrite:
         raise ValueError("resume and overwrite: one keeps what the other deletes; choose one")
-    folder = workdir / name
-    found = [file for file in _FILES if (folder / file).exists()]
+    files = Generations(folder)
+    found = ", ".join(path.name for path in files.files if path.exists())
     if found and not (resume or overwrite):
-        raise RunExists(
-            f"{folder} holds a run already ({', '.join(found)}); resume it, overwrite it or rename this one"
-        )
-    if resume and found and _FILES[0] not in found:
-        raise RunExists(f"{folder} holds {', '.join(found)} but no {_FILES[0]} to go on from; overwrite or move it")
-    return folder
+        raise RunExists(f"{folder} holds a run already ({found}); resume it, overwrite it or rename this one")
+    if resume and found and not files.begun():
+        raise RunExists(f"{folder} holds {found} but no {files.last.name} to go on from; overwrite or move it")
+
+
+def finished_best(folder: Path) -> Path:
+    """
+    Name the best snapshot of a run that is complete, for another one to start from.
+
+    Parameters
+    ----------
+    folder
+        The run's folder. Where there is a best snapshot alone, copied from elsewhere, nothing tells that it is not.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is none.
+    RunUnfinished
+        When epochs are left to train.
+    SnapshotError
+        When the last snapshot and the one before it are damaged.
+    """
+    files = Generations(folder)
+    if files.begun():
+        meta = files.newest().meta
+        done, epochs = meta["epoch"], meta["training"]["epochs"]
+        if done < epochs:
+            raise RunUnfinished(f"{folder} is at epoch {done} of {epochs}: finish it first (--resume)")
+    if not files.best.is_file():
+        raise FileNotFoundError(f"{files.best}: no such file")
+    return files.best
 
 
 class Record:
@@ -79,12 +114,12 @@ class Record:
     Rows of the epochs that are over, and their snapshots.
 
     ``last.safetensors`` is the authority: rows, weights, optimizer. All else is written after it, and again from it
-    when a run is resumed, so a kill between two files does no harm.
+    when a run is resumed, so a kill between two files does no harm. The ones before are kept (`Generations`).
 
     Parameters
     ----------
     folder
-        Folder of the run, as `claim_folder` returned it.
+        Folder of the run.
     config
         Training settings.
     described
@@ -94,8 +129,10 @@ class Record:
     """
 
     def __init__(self, folder: Path, config: TrainingConfig, described: Mapping[str, Any], processes: int) -> None:
-        self.path_best, self.path_last = folder / "best.safetensors", folder / "last.safetensors"
+        self._files = Generations(folder)
+        self.path_best, self.path_last = self._files.best, self._files.last
         self.history: list[Row] = []
+        self._stored: Stored | None = None
         self._config, self._processes = config, processes
         ours = {"training": config.model_dump(mode="json"), "code": code_version()}
         taken = sorted(set(described) & {*ours, "epoch", "metrics"})
@@ -110,19 +147,23 @@ class Record:
     @property
     def best(self) -> Row:
         """Row of the best epoch, the first of equals; once weights are averaged, of those that judged an average."""
+        return self._best_of(self.history)
+
+    def _best_of(self, rows: Sequence[Row]) -> Row:
         choose = min if self._config.mode == "min" else max
         start = self._config.swa_start
-        averaged = [
-            row for row in self.history if start is not None and row["epoch"] >= start + self._config.swa_frequency
-        ]
-        return choose(averaged or self.history, key=lambda row: row[self._config.monitor])
+        averaged = [row for row in rows if start is not None and row["epoch"] >= start + self._config.swa_frequency]
+        return choose(averaged or rows, key=lambda row: row[self._config.monitor])
+
+    def begun(self) -> bool:
+        """Say whether a run is there to go on with."""
+        return self._files.begun()
 
     def start(self) -> None:
         """Make the folder and clear it of an earlier run."""
         check_owned()
         self.path_last.parent.mkdir(parents=True, exist_ok=True)
-        for file in _FILES:
-            (self.path_last.parent / file).unlink(missing_ok=True)
+        self._files.clear()
 
     def save(
         self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any, average: WeightAverage | None = None
@@ -144,13 +185,17 @@ class Record:
             Average of the weights, or None.
         """
         check_owned()
+        if len(self.history) > 1:
+            self._files.keep_best(int(self._best_of(self.history[:-1])["epoch"]))
         tensors, settings = flatten_optimizer(optimizer)
         if average is not None:
             tensors |= average.flatten()
         rows = [_without_nan(row) for row in self.history]
         extra = {"history": rows, "processes": self._processes, "optimizer": settings}
         extra["scaler"] = scaler.state_dict() if scaler else None
-        save_snapshot(self.path_last, module.state_dict(), self._meta_now(), training_state=(tensors, extra))
+        training = (tensors, extra)
+        meta, previous = self._meta_now(), self._files.last_before
+        save_snapshot(self.path_last, module.state_dict(), meta, training_state=training, previous=previous)
         if self.best is self.history[-1]:
             judged = averaged_weights(tensors) or module.state_dict()
             save_snapshot(self.path_best, judged, self._meta_now())
@@ -170,32 +215,31 @@ class Record:
         ------
         ResumeError
             When settings differ, naming each with both values, or the best snapshot is gone.
+        SnapshotError
+            When the last snapshot and the one before it are damaged.
         """
-        weights, meta = load_snapshot(self.path_last)
-        tensors, extra = load_training_state(self.path_last)
-        self._check_same({**meta, "processes": extra["processes"]}, len(extra["history"]))
-        module.load_state_dict(weights)
+        stored = self._stored = self._files.newest()
+        tensors, extra = stored.tensors, stored.extra
+        self._check_same({**stored.meta, "processes": extra["processes"]}, len(extra["history"]))
+        module.load_state_dict(stored.weights)
         restore_optimizer(optimizer, tensors, extra["optimizer"])
         if scaler:
             scaler.load_state_dict(extra["scaler"])
         if average is not None and averaged_weights(tensors):
             average.restore(tensors)
         self.history = [{key: math.nan if v is None else v for key, v in row.items()} for row in extra["history"]]
-        if self.best is not self.history[-1] and not self.path_best.exists():
-            raise ResumeError(f"{self.path_best} is gone: epoch {self.best['epoch']} was the best; start over")
+        epoch = int(self.best["epoch"])
+        if epoch < len(self.history) and self._files.find_best(epoch) is None:
+            raise ResumeError(f"{self.path_best} is gone or damaged: epoch {epoch} was the best; start over")
 
     def repair(self) -> None:
         """Write what the stored epoch wrote, the same bytes: a kill may have come between its files."""
-        weights, meta = load_snapshot(self.path_last)
-        tensors, extra = load_training_state(self.path_last)
-        save_snapshot(self.path_last, weights, meta, training_state=(tensors, extra))
-        if self.best is self.history[-1]:
-            best = averaged_weights(tensors) or weights
-            if _holds(self.path_best, best, meta["epoch"]):
-                # others may have added to its metadata, such as a temperature; only its JSON may be missing
-                update_snapshot(self.path_best, {})
-            else:
-                save_snapshot(self.path_best, best, meta)
+        check_owned()
+        if self._stored is None:
+            raise RuntimeError("repair comes after restore")
+        judged = averaged_weights(self._stored.tensors) or self._stored.weights
+        self._files.restore(self._stored, judged if self.best is self.history[-1] else None, int(self.best["epoch"]))
+        self._stored = None
 
     def _check_same(self, stored: Mapping[str, Any], done: int) -> None:
         asked = {**self._meta, "processes": self._processes}
@@ -212,13 +256,3 @@ class Record:
 def _without_nan(row: Row) -> dict[str, float | None]:
     """JSON has no NaN; the engine makes every other value finite."""
     return {key: None if math.isnan(value) else value for key, value in row.items()}
-
-
-def _holds(path: Path, weights: Mapping[str, torch.Tensor], epoch: int) -> bool:
-    """Say whether a snapshot can be read and has these weights of this epoch."""
-    try:
-        stored, meta = load_snapshot(path)
-    except (SnapshotError, OSError):
-        return False
-    same = stored.keys() == weights.keys() and all(torch.equal(stored[name], weights[name]) for name in weights)
-    return same and meta.get("epoch") == epoch

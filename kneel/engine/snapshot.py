@@ -1,14 +1,12 @@
 """Snapshots: weights and all that rebuilds their model, in one safetensors file; no pickle.
 
-``NAME.safetensors`` is the authority: its header carries the metadata as JSON and a checksum of the tensors.
+``NAME.safetensors`` is the authority: its header carries the metadata as JSON, a checksum of the tensors and one of the
+whole file (counted with zeros in its own place; snapshots made before it was added have the first one alone).
 ``NAME.json`` beside it is a copy to read, with the sha256 of the file that it describes.
 """
 
-import functools
 import hashlib
-import importlib.metadata
 import json
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from kneel.engine.atomic import write_atomic
 
 _KEY = "snapshot"  # one header key only: safetensors writes several in no fixed order
 _FORMAT = 1
+_MARK, _ZEROS = rb"\"file_sha256\": \"", b"0" * 64  # in the header: our JSON is a string in that of safetensors
 _STATE = "training/"  # prefix of the tensors that only a resumed training needs; no module has a / in its name
 
 
@@ -34,6 +33,7 @@ def save_snapshot(
     meta: Mapping[str, Any],
     *,
     training_state: tuple[Mapping[str, torch.Tensor], Mapping[str, Any]] | None = None,
+    previous: Path | None = None,
 ) -> None:
     """
     Write ``NAME.safetensors`` and its readable copy ``NAME.json``; the same input gives the same bytes.
@@ -49,9 +49,13 @@ def save_snapshot(
     training_state
         Tensors and JSON that only a resumed training needs: :func:`load_snapshot` leaves them out,
         :func:`load_training_state` returns them.
+    previous
+        Where a snapshot that is there goes; see :func:`kneel.engine.atomic.write_atomic`.
 
     Raises
     ------
+    DiskFull
+        When there is no room; what was there is as it was.
     SnapshotError
         When the name does not end in ``.safetensors``, `meta` is no JSON, or a weight's name holds a ``/``.
     """
@@ -64,12 +68,36 @@ def save_snapshot(
     tensors = {name: _plain(tensor) for name, tensor in state_dict.items()}
     tensors |= {_STATE + name: _plain(tensor) for name, tensor in extra_tensors.items()}
     checksum = hashlib.sha256(_split(safetensors.torch.save(tensors))[1]).hexdigest()
+    sums = {"sha256": checksum, "file_sha256": _ZEROS.decode()}
     try:
-        header = json.dumps({"format": _FORMAT, "sha256": checksum, "meta": meta, "training": extra}, allow_nan=False)
+        header = json.dumps({"format": _FORMAT, **sums, "meta": meta, "training": extra}, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise SnapshotError(f"{path}: the metadata is not JSON: {error}") from error
     data = safetensors.torch.save(tensors, metadata={_KEY: header})
-    write_atomic(path, data)
+    data = data.replace(_MARK + _ZEROS, _MARK + hashlib.sha256(data).hexdigest().encode(), 1)
+    write_atomic(path, data, previous=previous)
+    _write_json(path, data, meta)
+
+
+def write_readable(path: Path) -> None:
+    """
+    Write ``NAME.json`` of a snapshot anew.
+
+    Parameters
+    ----------
+    path
+        File that :func:`save_snapshot` wrote; it is only read.
+
+    Raises
+    ------
+    SnapshotError
+        As :func:`load_snapshot`.
+    """
+    _, content = _read(path)
+    _write_json(path, path.read_bytes(), content["meta"])
+
+
+def _write_json(path: Path, data: bytes, meta: Mapping[str, Any]) -> None:
     readable = {"file": path.name, "sha256": hashlib.sha256(data).hexdigest(), **meta}
     write_atomic(path.with_suffix(".json"), (json.dumps(readable, indent=2) + "\n").encode())
 
@@ -148,37 +176,6 @@ def update_snapshot(path: Path, changes: Mapping[str, Any]) -> None:
     save_snapshot(path, weights, {**content["meta"], **changes}, training_state=training)
 
 
-@functools.cache
-def code_version() -> dict[str, Any]:
-    """
-    Say which code is running.
-
-    Returns
-    -------
-    dict
-        ``package``: installed version or None; ``commit``: git commit or None outside a checkout; ``dirty``:
-        whether tracked files differ from it; ``torch``: its version.
-    """
-    here = Path(__file__).resolve()
-    version: dict[str, Any] = {"package": None, "commit": None, "dirty": None, "torch": torch.__version__}
-    distributions = importlib.metadata.packages_distributions().get(__name__.partition(".")[0], [])
-    if distributions:
-        version["package"] = importlib.metadata.version(distributions[0])
-    # An installed copy may lie inside somebody else's checkout: that commit would say nothing about this code.
-    if _git(here.parent, "ls-files", "--error-unmatch", here.name) is not None:
-        version["commit"] = _git(here.parent, "rev-parse", "HEAD")
-        version["dirty"] = bool(_git(here.parent, "status", "--porcelain", "--untracked-files=no"))
-    return version
-
-
-def _git(folder: Path, *words: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None  # no git, no checkout, or a checkout of another user
-    return done.stdout.strip()
-
-
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
     # A copy, because safetensors refuses tensors that share memory, as tied weights do.
     return tensor.detach().to("cpu", copy=True).contiguous()
@@ -208,4 +205,7 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise SnapshotError(f"{path}: snapshot format {version}; this code reads {_FORMAT}")
     if hashlib.sha256(body).hexdigest() != checksum:
         raise SnapshotError(f"{path}: damaged: the weights do not match their checksum")
+    whole = str(content.get("file_sha256", "")).encode()
+    if whole and hashlib.sha256(data.replace(_MARK + whole, _MARK + _ZEROS, 1)).hexdigest().encode() != whole:
+        raise SnapshotError(f"{path}: damaged: the metadata do not match the checksum of the file")
     return tensors, content

@@ -53,7 +53,7 @@ class Trainer:
 
     def open(self, record: Record, resume: bool) -> None:
         """Take up the run in the folder, or clear the folder for a new one."""
-        found = resume and record.path_last.exists()
+        found = resume and record.begun()
         if found:
             record.restore(self.module, self.optimizer.optimizer, self.accelerator.scaler, self.average)
         self.accelerator.wait_for_everyone()  # nobody writes before everybody has read
