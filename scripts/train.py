@@ -14,6 +14,7 @@ import argparse
 import logging
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Literal
 
@@ -26,14 +27,10 @@ from kneel.engine.board import Board, VisdomBoard
 from kneel.engine.config import ConfigError, load_config
 from kneel.engine.fit import FitResult
 from kneel.engine.folds import LeakageError
-<<<<<<< HEAD
-from kneel.engine.queue.state import HOPELESS
-from kneel.engine.record import ResumeError, RunExists
-=======
 from kneel.engine.hold import RunBusy
 from kneel.engine.log import logged, note
+from kneel.engine.queue.state import HOPELESS
 from kneel.engine.record import ResumeError, RunExists, RunUnfinished
->>>>>>> 48b3a0a (A killed, starved or damaged training ends in the same bytes: the snapshots before are kept, the whole file is under a checksum, a full disk is explained, one process a folder; every start is written down with code, packages and machine)
 from kneel.engine.snapshot import SnapshotError
 from kneel.engine.trainer import TrainingDiverged
 from kneel.experiment import LandmarkExperiment
@@ -53,10 +50,8 @@ USER_ERRORS = (
     SnapshotError,
     TrainingDiverged,
     FileNotFoundError,
-    DiskFull,
-    RunBusy,
-    RunUnfinished,
 )
+PASSING_ERRORS = (DiskFull, RunBusy, RunUnfinished)  # another time it may work
 
 
 class TaskName(BaseModel):
@@ -70,7 +65,8 @@ class TaskName(BaseModel):
 def main() -> int:
     """Train; 0 when done, 2 when it cannot be (trying again would not help), 1 when something else went wrong."""
     arguments = parse()
-    with logged(arguments.workdir / arguments.experiment.stem / f"fold_{arguments.fold}"):
+    name = run_name(arguments.experiment.stem, arguments.seed)
+    with logged(arguments.workdir / name / f"fold_{arguments.fold}"):
         return run(arguments)
 
 
@@ -78,22 +74,17 @@ def run(arguments: argparse.Namespace) -> int:
     """Train and say how it ended; as `main`."""
     try:
         result = train(arguments)
-    except USER_ERRORS as error:
+    except (*USER_ERRORS, *PASSING_ERRORS) as error:
+        note(f"train: {error}")
         print(f"train: {error}", file=sys.stderr)
-        return HOPELESS
+        return 1 if isinstance(error, PASSING_ERRORS) else HOPELESS
+    except Exception:
+        note(traceback.format_exc())
+        raise
     print(f"best epoch {result.best_epoch}: {result.best_metric:.4g}  {result.path_best}")
     return 0
 
 
-<<<<<<< HEAD
-=======
-def log(error: str) -> None:
-    """Put an error into the log too: our own, or stdout where that is one and stderr a terminal."""
-    if not note(error) and sys.stderr.isatty() and not sys.stdout.isatty():
-        print(error, flush=True)
-
-
->>>>>>> 48b3a0a (A killed, starved or damaged training ends in the same bytes: the snapshots before are kept, the whole file is under a checksum, a full disk is explained, one process a folder; every start is written down with code, packages and machine)
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -138,6 +129,11 @@ def read_experiment(path: Path) -> Experiment:
     return load_config(path, GradingExperiment if task == "kl" else LandmarkExperiment)
 
 
+def run_name(name: str, seed: int | None) -> str:
+    """Name of a run with another seed than the file's, or with that."""
+    return name if seed is None else f"{name}_seed_{seed}"
+
+
 def with_seed(name: str, experiment: Experiment, seed: int | None) -> tuple[str, Experiment]:
     """Name and settings of a run with another seed than the file's.
 
@@ -147,10 +143,10 @@ def with_seed(name: str, experiment: Experiment, seed: int | None) -> tuple[str,
         return name, experiment
     changes: dict[str, object] = {"training": experiment.training.model_copy(update={"seed": seed})}
     if experiment.transfer is not None:
-        changes["transfer"] = f"{experiment.transfer}_seed_{seed}"
+        changes["transfer"] = run_name(experiment.transfer, seed)
     if isinstance(experiment, GradingExperiment):
         changes["ensemble"] = experiment.ensemble or name
-    return f"{name}_seed_{seed}", experiment.model_copy(update=changes)
+    return run_name(name, seed), experiment.model_copy(update=changes)
 
 
 def board(address: str | None, environment: str) -> Board | None:
