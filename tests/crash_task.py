@@ -14,7 +14,7 @@ from kneel.engine.fit import fit
 CHANGES = {"learning_rate": 0.05, "batch_size": 8}
 provenance._packages()  # kept for all processes that are forked from here
 provenance.code_changes = lambda: (b"", [])
-record.code_version = lambda: {"commit": "0" * 40}
+record.code_version = provenance.code_version = lambda: {"commit": "0" * 40}
 torch.set_num_threads(1)
 
 

@@ -13,6 +13,7 @@ from deepknee.train import GradingExperiment, GradingTask, grey_statistics, trai
 from deepknee.views import Compartments
 from kneel.engine.config import ConfigError, load_config
 from kneel.engine.folds import LeakageError
+from kneel.engine.record import RunUnfinished
 from kneel.engine.snapshot import load_snapshot, update_snapshot
 
 FOLDER = Path(__file__).resolve().parents[1]
@@ -175,6 +176,11 @@ def test_transfer_starts_from_the_best_weights_of_the_same_split(root: Path, tmp
     assert load_snapshot(second.path_best)[1]["started_from"].startswith("first, sha256 of the weights ")
     update_snapshot(first.path_best, {"temperature": 0.7})  # the start is the same
     train_grader(follow, root, tmp_path, name="second", resume=True)
+    training = load_snapshot(first.path_last)[1]["training"]
+    update_snapshot(first.path_last, {"training": {**training, "epochs": 3}})
+    with pytest.raises(RunUnfinished, match=r"first/fold_0 is at epoch 1 of 3: finish it first"):
+        train_grader(follow, root, tmp_path, name="third")
+    update_snapshot(first.path_last, {"training": training})
     with pytest.raises(FileNotFoundError, match="train nothing first"):
         train_grader(experiment(tmp_path, short + "transfer: nothing\n"), root, tmp_path, name="third")
     wide = experiment(tmp_path, short.replace("width: 4", "width: 5") + "transfer: first\n")

@@ -299,7 +299,10 @@ def test_a_lost_best_snapshot_is_missed(tmp_path):
     result = run(tmp_path, learning_rate=0.9, optimizer="sgd", clip_norm=100.0, epochs=3)
     assert result.best_epoch < 3
     result.path_best.unlink()
-    with pytest.raises(ResumeError, match=rf"best.safetensors is gone: epoch {result.best_epoch} was the best"):
+    result.path_best.with_name("best.safetensors.previous").unlink()
+    with pytest.raises(
+        ResumeError, match=rf"best.safetensors is gone or damaged: epoch {result.best_epoch} was the best"
+    ):
         run(tmp_path, resume=True, learning_rate=0.9, optimizer="sgd", clip_norm=100.0, epochs=3)
 
 

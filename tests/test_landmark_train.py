@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from kneel.dataset import LandmarkSample
 from kneel.engine.config import ConfigError
 from kneel.engine.folds import LeakageError
-from kneel.engine.snapshot import load_snapshot
+from kneel.engine.record import RunUnfinished
+from kneel.engine.snapshot import load_snapshot, update_snapshot
 from kneel.experiment import LandmarkExperiment
 from kneel.metrics import error_summary, radial_errors
 from kneel.network import build_network
@@ -273,6 +274,16 @@ def test_landmarks_outside_the_validation_window_are_named():
     task = task_with(samples, samples, roi={"spacing_mm": 2.0, "size": (32, 64)})
     with pytest.raises(ConfigError, match="leaves landmarks outside, subjects 1-0"):
         task.val_dataset()
+
+
+def test_transfer_from_a_training_that_is_not_complete_is_refused(tmp_path):
+    for part, seed in (("train", 1), ("val", 2)):
+        write_cohort(tmp_path / part, 2, seed=seed, spacing_mm=0.5, implant_fraction=0, single_knee_fraction=0)
+    small = {"model": {"width": 4, "depth": 2}, "roi": {"spacing_mm": 4.0, "size": (64, 64)}}
+    first = train_landmarks(experiment(**small), tmp_path, tmp_path / "w", name="first")
+    update_snapshot(first.path_last, {"training": load_snapshot(first.path_last)[1]["training"] | {"epochs": 5}})
+    with pytest.raises(RunUnfinished, match=r"first/fold_0 is at epoch 1 of 5: finish it first"):
+        train_landmarks(experiment(transfer="first", **small), tmp_path, tmp_path / "w", name="second")
 
 
 def test_transfer_from_another_split_is_refused(tmp_path):

@@ -110,9 +110,11 @@ def code_version() -> dict[str, Any]:
     """
     here = Path(__file__).resolve()
     version: dict[str, Any] = {"package": None, "commit": None, "dirty": None, "torch": torch.__version__}
-    distributions = importlib.metadata.packages_distributions().get(__name__.partition(".")[0], [])
-    if distributions:
-        version["package"] = importlib.metadata.version(distributions[0])
+    # importlib.metadata.packages_distributions would tell, and reads the list of every installed file: a second or more
+    for each in importlib.metadata.distributions():
+        if __name__.partition(".")[0] in (each.read_text("top_level.txt") or "").split():
+            version["package"] = each.version
+            break
     # An installed copy may lie inside somebody else's checkout: that commit would say nothing about this code.
     if _git(here.parent, "ls-files", "--error-unmatch", here.name) is not None:
         version["commit"] = (_git(here.parent, "rev-parse", "HEAD") or b"").decode().strip() or None
@@ -159,5 +161,11 @@ def _device(device: torch.device) -> dict[str, Any]:
 
 @functools.cache
 def _packages() -> dict[str, str]:
-    found = {each.name: each.version for each in importlib.metadata.distributions() if each.name}
+    found = {}
+    for each in importlib.metadata.distributions():
+        # its name and version are in the first lines; each.name parses the whole description as an e-mail
+        head = (each.read_text("METADATA") or each.read_text("PKG-INFO") or "").partition("\n\n")[0]
+        facts = dict(line.split(": ", 1) for line in head.splitlines() if line.startswith(("Name: ", "Version: ")))
+        if "Name" in facts:
+            found[facts["Name"]] = facts.get("Version", "")
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
