@@ -315,7 +315,8 @@ def test_a_run_is_never_overwritten_unasked(tmp_path):
     assert len(run(tmp_path, epochs=2, overwrite=True).history) == 2
     with pytest.raises(ValueError, match="choose one"):
         run(tmp_path, resume=True, overwrite=True)
-    (tmp_path / "run" / "last.safetensors").unlink()
+    for name in ("last.safetensors", "last.safetensors.previous"):
+        (tmp_path / "run" / name).unlink()
     with pytest.raises(RunExists, match=r"no last\.safetensors to go on from"):
         run(tmp_path, resume=True)
 
