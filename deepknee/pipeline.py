@@ -6,8 +6,9 @@ import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -286,14 +287,15 @@ def choose_device(device: str) -> str:
 
 def _locate(radiograph: Radiograph, localizer: KneeLocalizer) -> tuple[list[LocatedKnee], NDArray[np.uint8]]:
     """Find the knees, check that they can be some, and return them with the film as the graders see it."""
-    located = list(localizer.locate(radiograph))
+    film = normalize_percentiles(radiograph.pixels, padding=radiograph.padding)
+    located = list(localizer.locate(radiograph, film))
     sides = [knee.side for knee in located]
     if len(set(sides)) != len(sides) or not set(sides) <= {"L", "R"}:
         raise ReadingError(f"{radiograph.source}: sides of the knees are {sides}: must be L, R or one of each")
     for knee in located:
         if np.shape(knee.landmarks) != (16, 2) or not np.isfinite(knee.landmarks).all():
             raise ReadingError(f"{radiograph.source}: landmarks of knee {knee.side} are not 16 finite points")
-    return located, _display(normalize_percentiles(radiograph.pixels, padding=radiograph.padding))
+    return located, _display(film)
 
 
 def _knee(
@@ -349,4 +351,4 @@ def _flags(radiograph: Radiograph, frame: RoiFrame) -> list[str]:
 
 def _display(film: NDArray[np.float32]) -> NDArray[np.uint8]:
     """[0, 1] to 0..255, to the nearest."""
-    return np.rint(film * 255).astype(np.uint8)
+    return cast(NDArray[np.uint8], cv2.convertScaleAbs(film, alpha=255))

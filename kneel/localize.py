@@ -160,20 +160,23 @@ class KneeLocalizer:
         """Return the same localizer for several threads at once; see `Stage.shared`."""
         return KneeLocalizer(self.lc.shared(turn, most), self.hc.shared(turn, most))
 
-    def locate(self, radiograph: Radiograph) -> list[LocatedKnee]:
+    def locate(self, radiograph: Radiograph, film: Picture | None = None) -> list[LocatedKnee]:
         """Find 0, 1 or 2 knees.
 
         Parameters
         ----------
         radiograph : Radiograph
             The film.
+        film : ndarray, shape (H, W), float32, optional
+            Its pixels by `normalize_percentiles`, where somebody has them already.
 
         Returns
         -------
         list of LocatedKnee
             The patient's right knee first.
         """
-        film = normalize_percentiles(radiograph.pixels, padding=radiograph.padding)
+        if film is None:
+            film = normalize_percentiles(radiograph.pixels, padding=radiograph.padding)
         if radiograph.spacing_mm is not None:
             knees = self._at_spacing(film, radiograph, radiograph.spacing_mm)
         else:

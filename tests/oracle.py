@@ -42,7 +42,7 @@ class FakeLocalizer:
 
     knees: list = field(default_factory=list)
 
-    def locate(self, radiograph: Radiograph) -> list[LocatedKnee]:
+    def locate(self, radiograph: Radiograph, film: np.ndarray) -> list[LocatedKnee]:
         return list(self.knees)
 
 

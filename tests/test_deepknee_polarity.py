@@ -43,7 +43,7 @@ def test_the_knees_of_the_righted_film_are_read():
         def __init__(self, *answers):
             self.answers, self.films = list(answers), []
 
-        def locate(self, radiograph):
+        def locate(self, radiograph, film):
             self.films.append(radiograph.pixels)
             return self.answers.pop(0)
 
