@@ -3,7 +3,7 @@ import sys
 import pytest
 import torch
 
-from kneel.engine.cpu import cpu_threads, keep_freed_memory
+from kneel.engine.cpu import cpu_threads, keep_freed_memory, lay_out
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")
@@ -37,3 +37,16 @@ def test_threads_are_put_back():
         broken()
     assert seen == [1]
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("bf16", "device", "plain"), [(False, "cpu", True), (True, "cpu", False), (False, "cuda", False)]
+)
+def test_only_a_cpu_without_bf16_trains_in_the_plain_layout(monkeypatch, bf16, device, plain):
+    monkeypatch.setattr("kneel.engine.cpu.cpu_has_bf16", lambda: bf16)
+    net = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    picture = torch.randn(2, 3, 8, 8)
+    expected = net(picture)
+    lay_out(net, torch.device(device))
+    assert net.weight.is_contiguous() == plain
+    torch.testing.assert_close(net(picture), expected)

@@ -1,4 +1,4 @@
-"""What makes training on a CPU faster: threads, arithmetic, and memory that is not given back between two steps."""
+"""What makes training on a CPU faster: threads, arithmetic, layout, and memory kept from one step to the next."""
 
 import ctypes
 import sys
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _LARGEST_MMAP_THRESHOLD = 32 << 20  # glibc takes no more
@@ -40,6 +41,25 @@ def cpu_has_bf16() -> bool:
     times.
     """
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def lay_out(module: nn.Module, device: torch.device) -> None:
+    """
+    Give a network the memory layout that the device trains it fastest in; its answers stay the same but for rounding.
+
+    On a CPU with AVX2 alone oneDNN takes three times as long for the gradient of a convolution's weights channels last
+    as it does in the plain layout; a training step of the hourglass took nearly twice as long. Elsewhere, and for
+    reading everywhere, the layout that the network was made with is the faster one.
+
+    Parameters
+    ----------
+    module
+        Changed in place, before an optimizer is built over its parameters.
+    device
+        Where it trains.
+    """
+    if device.type == "cpu" and not cpu_has_bf16():
+        module.to(memory_format=torch.contiguous_format)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from kneel.engine.averaging import WeightAverage
 from kneel.engine.config import ConfigError, TrainingConfig
-from kneel.engine.cpu import cpu_has_bf16
+from kneel.engine.cpu import cpu_has_bf16, lay_out
 from kneel.engine.loading import make_loader, train_batches, val_batches
 from kneel.engine.optim import build_optimizer, learning_rate
 from kneel.engine.record import Record, Row
@@ -45,6 +45,7 @@ class Trainer:
                 raise ValueError(f"the {which} set is empty")
         self._seed("model")
         self.module = task.build_model()
+        lay_out(self.module, self.accelerator.device)
         self.model = self.accelerator.prepare_model(self.module)
         self.optimizer = self.accelerator.prepare_optimizer(build_optimizer(self.module, config))
         if config.swa_start is not None and self.world > 1:
