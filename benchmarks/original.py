@@ -12,7 +12,7 @@ answers. Beside it, taking turns run by run:
 faithful    our reader with networks of the same number and sizes
 fast        our reader with the weights that ship: one network a stage, two graders
 
-Film: the phantom of benchmarks/read_film.py, 2048 x 2494 pixels; from the file to the data of the report, no files.
+Film: the phantom of benchmarks/film.py, 2048 x 2494 pixels; from the file to the data of the report, no files.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import torch
-from read_film import SPACING_MM, write_film
+from film import SPACING_MM, write_film
 
 from deepknee.attention import gradcam
 from deepknee.ensemble import Grader, GraderSettings, Member

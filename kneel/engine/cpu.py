@@ -47,9 +47,9 @@ def lay_out(module: nn.Module, device: torch.device) -> None:
     """
     Give a network the memory layout that the device trains it fastest in; its answers stay the same but for rounding.
 
-    On a CPU with AVX2 alone oneDNN takes three times as long for the gradient of a convolution's weights channels last
-    as it does in the plain layout; a training step of the hourglass took nearly twice as long. Elsewhere, and for
-    reading everywhere, the layout that the network was made with is the faster one.
+    On a CPU with AVX2 alone oneDNN takes up to three times as long for the gradient of a convolution's weights channels
+    last as it does in the plain layout (docs/performance.md). Elsewhere, and for reading, the layout that the network
+    was made with stays.
 
     Parameters
     ----------
