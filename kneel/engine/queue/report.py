@@ -52,7 +52,7 @@ def describe(report: Report, lines: int = 10) -> str:
     """
     words = []
     same: dict[tuple[str, str], list[Job]] = {}
-    for job, reason in report.failed.items():
+    for job, reason in sorted(report.failed.items(), key=lambda item: (item[0].name, item[0].fold)):
         same.setdefault((job.name, reason), []).append(job)
     for (name, reason), jobs in same.items():
         words.append(f"failed: {name}, fold {' '.join(str(job.fold) for job in jobs)}: {reason}")

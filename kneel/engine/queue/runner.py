@@ -40,7 +40,7 @@ class Options:
 
 @dataclass
 class Report:
-    """What a runner came to, by `Job.key` and in the order of the jobs.
+    """What a runner came to, in the order in which it came to it.
 
     Attributes
     ----------
