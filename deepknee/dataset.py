@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
+import kneel.imaging
 from deepknee.intensity import Contrast
 from deepknee.patches import PatchGeometry
 from deepknee.rois import graded_rois, read_graded_roi
@@ -28,8 +28,15 @@ from deepknee.sources import (
     refuse,
 )
 from kneel.engine.folds import check_leakage, grouped_folds
+from kneel.engine.pixel_cache import cached
+from kneel.engine.processes import progress
 from kneel.imaging.cohort import read_cohort
 from kneel.imaging.radiograph import RadiographError
+
+_NOTED = ("grade", "subject", "name")
+_HERE = Path(__file__).parent
+_CODE = [_HERE / f"{name}.py" for name in ("sources", "patches", "intensity", "polarity", "rois")]
+_CODE.append(Path(kneel.imaging.__file__).parent)  # the films' decoders
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +158,7 @@ def load_knees(folder: Path, source: Source, geometry: PatchGeometry, contrast: 
     """
     items: Sequence[Any]
     read: Callable[[Any], list[GradedKnee]]
+    landmarks = None
     if source.source == "phantom":
         items, read = read_cohort(folder), lambda film: read_film(film, geometry, contrast)
     elif source.source == "graded_rois":
@@ -158,12 +166,16 @@ def load_knees(folder: Path, source: Source, geometry: PatchGeometry, contrast: 
     else:
         landmarks = graded_landmarks(folder) if geometry.follow == "landmarks" else None
         items, read = graded_files(folder), lambda path: [read_graded(path, geometry, contrast, landmarks)]
-    knees = _in_parallel(read, items, str(folder))
-    if not knees:
-        raise DatasetError(f"{folder}: no knees in it")
-    rois = np.stack([knee.roi for knee in knees])
-    grades = np.array([knee.grade for knee in knees], np.int64)
-    return GradedKnees(rois, grades, tuple(knee.subject for knee in knees), tuple(knee.name for knee in knees))
+
+    def make() -> tuple[list[NDArray[np.uint8]], list[dict[str, Any]]]:
+        knees = _in_parallel(read, items, str(folder))
+        if not knees:
+            raise DatasetError(f"{folder}: no knees in it")
+        return [knee.roi for knee in knees], [{name: getattr(knee, name) for name in _NOTED} for knee in knees]
+
+    kept = cached(make, [source.source, geometry, contrast, items, landmarks], _CODE, str(folder))
+    grade, subject, name = ([note[field] for note in kept.notes] for field in _NOTED)
+    return GradedKnees(kept.stacked(), np.array(grade, np.int64), tuple(subject), tuple(name))
 
 
 def _in_parallel(read: Callable[[Any], list[GradedKnee]], items: Sequence[Any], title: str) -> list[GradedKnee]:
@@ -176,6 +188,6 @@ def _in_parallel(read: Callable[[Any], list[GradedKnee]], items: Sequence[Any], 
             return error
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
-        results = list(tqdm(threads.map(attempt, items), title, len(items), leave=False, disable=None))
+        results = list(progress(threads.map(attempt, items), title, len(items)))
     refuse([str(result) for result in results if isinstance(result, Exception)])
     return [knee for result in results if isinstance(result, list) for knee in result]

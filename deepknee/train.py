@@ -28,6 +28,7 @@ from kneel.engine.board import Board
 from kneel.engine.config import ConfigError, Settings, TrainingConfig
 from kneel.engine.fit import FitResult, fit
 from kneel.engine.folds import LeakageError, split_digest
+from kneel.engine.precision import at_least_float32
 from kneel.engine.record import finished_best
 from kneel.engine.snapshot import load_snapshot
 
@@ -192,8 +193,9 @@ class GradingTask:
 
     def training_loss(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
         """Return the loss of this kind of network."""
-        labels = soft_labels(batch[-1], self.experiment.label_spread)
-        return self.experiment.model.loss(self._outputs(model, batch), batch[-1], labels)
+        outputs = self._outputs(model, batch)
+        labels = soft_labels(batch[-1], self.experiment.label_spread).to(outputs.dtype)
+        return self.experiment.model.loss(outputs, batch[-1], labels)
 
     def predict(self, model: nn.Module, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """Grade a batch."""
@@ -219,7 +221,7 @@ class GradingTask:
 
     def _outputs(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
         """Return the logits, and behind them what else the kind's loss needs; a batch ends with its grades."""
-        return model(*map(self.settings.intensity.standardize, batch[:-1])).float()
+        return at_least_float32(model(*map(self.settings.intensity.standardize, batch[:-1])))
 
 
 def transfer_weights(net: GradingNet, path: Path, split: Mapping[str, str]) -> str:

@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kneel.engine.precision import at_least_float32
+
 
 @dataclass(frozen=True)
 class SoftArgmax:
@@ -108,7 +110,7 @@ class SoftArgmax:
     def _marginals(self, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
         """Softmax summed over rows (B, M, w) and over columns (B, M, h)."""
         # float32 also under autocast: a bfloat16 sum over 12,000 cells is off by pixels
-        scores = heatmaps.float() * self.beta
+        scores = at_least_float32(heatmaps) * self.beta
         probability = scores.flatten(2).softmax(-1).view_as(scores)
         return probability.sum(-2), probability.sum(-1)
 

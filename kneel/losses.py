@@ -103,7 +103,7 @@ def wing(prediction: Tensor, target: Tensor, *, width: float = 15.0, curvature: 
     return (width * (error / curvature).log1p()).where(error < width, error - offset)
 
 
-def visible_mean(loss: Tensor, visible: Tensor) -> Tensor:
+def visible_mean(loss: Tensor, visible: Tensor, usual: Tensor | None = None) -> Tensor:
     """Mean of a loss over the points inside the picture.
 
     Parameters
@@ -112,6 +112,9 @@ def visible_mean(loss: Tensor, visible: Tensor) -> Tensor:
         Loss of each point or coordinate.
     visible : Tensor, shape (B, M), bool
         Which points count.
+    usual : Tensor, shape (), optional
+        Mean number of points that count in a sample, where these samples are a part of a larger batch: the means of its
+        parts, weighted by their numbers of samples, then add up to that over all of its points.
 
     Returns
     -------
@@ -119,7 +122,8 @@ def visible_mean(loss: Tensor, visible: Tensor) -> Tensor:
         0 where no point counts.
     """
     weight = visible.unsqueeze(-1).to(loss.dtype).expand_as(loss)
-    return (loss * weight).sum() / weight.sum().clamp(min=1)
+    total = weight.sum() if usual is None else usual * len(loss) * loss.shape[-1]
+    return (loss * weight).sum() / total.where(total > 0, 1)
 
 
 def elastic(prediction: Tensor, target: Tensor, *, l2_share: float = 0.5) -> Tensor:

@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from kneel.engine.parallel import own_rows, whole_batch
+
 Variant = Literal["kneel", "zhang"]
 
 
@@ -19,7 +21,7 @@ class Pass(NamedTuple):
     images : Tensor, shape (B, C, H, W)
         What the network sees.
     targets : tuple of (float, Tensor of shape (B,) or None)
-        Weight of the loss against the batch's targets in this order; None is their own.
+        Weight of the loss against the whole batch's targets in this order; None is their own.
     """
 
     images: Tensor
@@ -28,6 +30,8 @@ class Pass(NamedTuple):
 
 def mixup_passes(images: Tensor, *, alpha: float, variant: Variant = "kneel") -> Iterator[Pass]:
     """Mix a batch with its own permutation, ``x' = lam x + (1 - lam) x[perm]``, ``lam ~ Beta(alpha, alpha)``.
+
+    Where several processes share a batch, partners come from all of it (`kneel.engine.parallel.whole_batch`).
 
     ======= =================================================================
     kneel   ``lam L(net(x), y) + (1 - lam) L(net(x'), y[perm])``, two passes
@@ -53,11 +57,14 @@ def mixup_passes(images: Tensor, *, alpha: float, variant: Variant = "kneel") ->
     """
     # on the CPU generator, which the engine seeds, whatever the device of the batch
     lam = float(torch.distributions.Beta(alpha, alpha).sample())
-    perm = torch.randperm(len(images)).to(images.device)
-    return mixed_passes(images, lam=lam, perm=perm, variant=variant)
+    everyone = whole_batch(images)
+    perm = torch.randperm(len(everyone))[own_rows(len(everyone))].to(images.device)
+    return mixed_passes(images, lam=lam, perm=perm, variant=variant, partners=everyone)
 
 
-def mixed_passes(images: Tensor, *, lam: float, perm: Tensor, variant: Variant) -> Iterator[Pass]:
+def mixed_passes(
+    images: Tensor, *, lam: float, perm: Tensor, variant: Variant, partners: Tensor | None = None
+) -> Iterator[Pass]:
     """`mixup_passes` for given ``lam`` and ``perm``.
 
     Parameters
@@ -68,13 +75,15 @@ def mixed_passes(images: Tensor, *, lam: float, perm: Tensor, variant: Variant) 
         Share of the batch itself, in [0, 1].
     perm : Tensor, shape (B,)
         Partner of each image.
+    partners : Tensor, optional
+        What `perm` counts in; None are the images themselves.
 
     Yields
     ------
     Pass
         Of the authors' form first the clean batch, then the mixed one.
     """
-    mixed = lam * images + (1 - lam) * images[perm]
+    mixed = lam * images + (1 - lam) * (images if partners is None else partners)[perm]
     if variant == "kneel":
         yield Pass(images, ((lam, None),))
         yield Pass(mixed, ((1 - lam, perm),))

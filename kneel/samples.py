@@ -11,9 +11,10 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from kneel.dataset import LandmarkSample
+from kneel.engine.pixel_cache import cached
+from kneel.engine.processes import progress
 from kneel.imaging.cohort import CohortFilm, read_cohort
 from kneel.imaging.crops import AnnotatedCrop, read_crops
 from kneel.imaging.dicom import read_radiograph
@@ -32,6 +33,8 @@ from kneel.imaging.schema import (
 from kneel.sources import CropSource, KneelSource, PhantomSource, SeveralSources, Source
 from kneel.windows import Part, half_with, search_window
 
+_CODE = [Path(__file__), Path(__file__).with_name("windows.py"), Path(__file__).with_name("imaging")]
+_NOTED = ("subject_id", "side", "kl")
 Stage = Literal["lc", "hc"]
 Split = Literal["train", "val"]
 
@@ -39,7 +42,7 @@ Split = Literal["train", "val"]
 def load_samples(
     root: Path, source: Source, split: Split, stage: Stage, *, spacing_mm: float, margin: float
 ) -> list[LandmarkSample]:
-    """Read the pictures of one split of a source into memory, in parallel, with a progress bar.
+    """Read the pictures of one split of a source, in parallel, with a progress bar; the second time from the cache.
 
     Parameters
     ----------
@@ -76,11 +79,11 @@ def load_samples(
         return []
     if isinstance(source, PhantomSource):
         folder = root / str(getattr(source, split))
-        cut_film = partial(_cut_film, stage=stage, spacing_mm=spacing_mm, margin=margin)
-        return _in_parallel(cut_film, read_cohort(folder), str(folder))
+        settings = {"stage": stage, "spacing_mm": spacing_mm, "margin": margin}
+        return _kept(_cut_film, settings, read_cohort(folder), str(folder))
     if isinstance(source, CropSource):
-        cut_crop = partial(_cut_crop, stage=stage, spacing_mm=spacing_mm, margin=margin)
-        return _in_parallel(cut_crop, _crops_of(root, source, split), str(root / source.images))
+        settings = {"stage": stage, "spacing_mm": spacing_mm, "margin": margin}
+        return _kept(_cut_crop, settings, _crops_of(root, source, split), str(root / source.images))
     return _load_kneel(root, source, stage, spacing_mm)
 
 
@@ -98,11 +101,31 @@ def _load_kneel(root: Path, source: KneelSource, stage: Stage, spacing_mm: float
         raise AnnotationError(f"{root / source.annotations}: holds no knee")
     images = root / source.images
     if stage == "hc":
-        return _in_parallel(partial(_read_roi, images, spacing_mm=spacing_mm), knees, str(images))
+        rois = [(images / f"{knee.subject_id}_{knee.kl}_{knee.side}.png", knee) for knee in knees]
+        return _kept(_read_roi, {"spacing_mm": spacing_mm}, rois, str(images))
     by_subject: dict[str, list[KneeAnnotation]] = {}
     for knee in knees:
         by_subject.setdefault(knee.subject_id, []).append(knee)
-    return _in_parallel(partial(_read_lc_film, images, spacing_mm=spacing_mm), by_subject.values(), str(images))
+    films = [(images / f"{subject}.png", annotated) for subject, annotated in by_subject.items()]
+    return _kept(_read_lc_film, {"spacing_mm": spacing_mm}, films, str(images))
+
+
+def _kept(
+    read: Callable[..., list[LandmarkSample]], settings: dict[str, Any], items: list[Any], title: str
+) -> list[LandmarkSample]:
+    """Take the samples of all items from the cache, or read them and leave them there."""
+
+    def make() -> tuple[list[NDArray[np.uint8]], list[dict[str, Any]]]:
+        samples = _in_parallel(partial(read, **settings), items, title)
+        notes = [{name: getattr(sample, name) for name in _NOTED} for sample in samples]
+        points = [{"points": sample.points.tolist()} for sample in samples]
+        return [sample.picture for sample in samples], [a | b for a, b in zip(notes, points, strict=True)]
+
+    kept = cached(make, [read.__name__, settings, items], _CODE, title)
+    return [
+        LandmarkSample(picture, **note | {"points": np.array(note["points"], float)})
+        for picture, note in zip(kept.pixels, kept.notes, strict=True)
+    ]
 
 
 def _in_parallel(read: Callable[[Any], list[LandmarkSample]], items: Iterable[Any], title: str) -> list[LandmarkSample]:
@@ -118,7 +141,7 @@ def _in_parallel(read: Callable[[Any], list[LandmarkSample]], items: Iterable[An
             return error
 
     with ThreadPoolExecutor(2) as pool:
-        for result in tqdm(pool.map(attempt, items), total=len(items), desc=title, unit="film", leave=False):
+        for result in progress(pool.map(attempt, items), title, len(items)):
             if isinstance(result, RadiographError):
                 failures.append(str(result))
             else:
@@ -231,8 +254,8 @@ def _read_picture(path: Path) -> NDArray[np.uint8]:
     return picture.astype(np.uint8, copy=False)
 
 
-def _read_roi(images: Path, knee: KneeAnnotation, *, spacing_mm: float) -> list[LandmarkSample]:
-    path = images / f"{knee.subject_id}_{knee.kl}_{knee.side}.png"
+def _read_roi(roi: tuple[Path, KneeAnnotation], *, spacing_mm: float) -> list[LandmarkSample]:
+    path, knee = roi
     picture = _read_picture(path)
     if picture.shape != (ROI_SIZE, ROI_SIZE):
         raise RadiographError(f"{path}: {picture.shape[1]} x {picture.shape[0]}, must be {ROI_SIZE} x {ROI_SIZE}")
@@ -240,9 +263,10 @@ def _read_roi(images: Path, knee: KneeAnnotation, *, spacing_mm: float) -> list[
     return [LandmarkSample(frame.crop(picture), frame.to_roi(knee.points), knee.subject_id, knee.side, knee.kl)]
 
 
-def _read_lc_film(images: Path, knees: Sequence[KneeAnnotation], *, spacing_mm: float) -> list[LandmarkSample]:
+def _read_lc_film(film: tuple[Path, Sequence[KneeAnnotation]], *, spacing_mm: float) -> list[LandmarkSample]:
     """Cut the halves of one of KNEEL's films; all of them show both knees, though most have one annotated."""
-    picture = _read_picture(images / f"{knees[0].subject_id}.png")
+    path, knees = film
+    picture = _read_picture(path)
     spacing = (LC_SPACING_MM,) * 2
     return [
         center_sample(picture, knee, knee.film_points(spacing), knee.side, spacing, spacing_mm=spacing_mm, halves=True)

@@ -20,6 +20,7 @@ from kneel.engine.board import Board
 from kneel.engine.config import ConfigError
 from kneel.engine.fit import FitResult, fit
 from kneel.engine.folds import LeakageError, check_leakage, grouped_folds, split_digest
+from kneel.engine.parallel import batch_mean, whole_batch
 from kneel.engine.record import finished_best
 from kneel.engine.snapshot import load_snapshot
 from kneel.experiment import LandmarkExperiment
@@ -147,16 +148,17 @@ class LandmarkTask:
         passes: Iterable[Pass] = [Pass(pictures, ((1.0, None),))]
         if mixup is not None:
             passes = mixup_passes(pictures, alpha=mixup.alpha, variant=mixup.variant)
+        seen = batch_mean(batch["visible"].sum(1))  # in the whole batch, which mixup permutes and does not change
         for images, targets in passes:
             located = model(images)
-            yield torch.stack([weight * self._loss(located, batch, order) for weight, order in targets]).sum()
+            yield torch.stack([weight * self._loss(located, batch, order, seen) for weight, order in targets]).sum()
 
-    def _loss(self, located: Located, batch: dict[str, Tensor], order: Tensor | None) -> Tensor:
+    def _loss(self, located: Located, batch: dict[str, Tensor], order: Tensor | None, seen: Tensor) -> Tensor:
         points, visible = batch["points"], batch["visible"]
         if order is not None:
-            points, visible = points[order], visible[order]
-        error = visible_mean(self.criterion(located.points, points), visible)
-        return error + self.experiment.loss.spread * visible_mean(located.spread[..., None], visible)
+            points, visible = whole_batch(points)[order], whole_batch(visible)[order]
+        error = visible_mean(self.criterion(located.points, points), visible, seen)
+        return error + self.experiment.loss.spread * visible_mean(located.spread[..., None], visible, seen)
 
     def predict(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Locate the points of a batch."""

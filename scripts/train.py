@@ -5,6 +5,9 @@ Writes WORKDIR/NAME/fold_K/: best.safetensors, last.safetensors (each with a rea
 .previous), metrics.csv, train.log, experiment.yaml (all settings as they were used) and provenance/ (code, packages,
 machine, one file a start). NAME is the name of the experiment file without .yaml.
 
+Several GPUs or processes share every batch and train the same network as one does, to rounding:
+    torchrun --nproc_per_node=N scripts/train.py ...
+
 Research use only. Not a medical device.
 """
 
@@ -29,6 +32,7 @@ from kneel.engine.fit import FitResult
 from kneel.engine.folds import LeakageError
 from kneel.engine.hold import RunBusy
 from kneel.engine.log import logged, note
+from kneel.engine.processes import first_to_fail, is_main_process, signed
 from kneel.engine.queue.state import HOPELESS
 from kneel.engine.record import ResumeError, RunExists, RunUnfinished
 from kneel.engine.snapshot import SnapshotError
@@ -75,13 +79,18 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         result = train(arguments)
     except (*USER_ERRORS, *PASSING_ERRORS) as error:
-        note(f"train: {error}")
-        print(f"train: {error}", file=sys.stderr)
+        if first_to_fail():
+            note(signed(f"train: {error}"))
+            print(signed(f"train: {error}"), file=sys.stderr)
         return 1 if isinstance(error, PASSING_ERRORS) else HOPELESS
     except Exception:
-        note(traceback.format_exc())
+        if not first_to_fail():
+            return 1
+        note(signed(traceback.format_exc()))
+        print(signed("train: an error that nobody foresaw"), file=sys.stderr)
         raise
-    print(f"best epoch {result.best_epoch}: {result.best_metric:.4g}  {result.path_best}")
+    if is_main_process():
+        print(f"best epoch {result.best_epoch}: {result.best_metric:.4g}  {result.path_best}")
     return 0
 
 
@@ -151,7 +160,7 @@ def with_seed(name: str, experiment: Experiment, seed: int | None) -> tuple[str,
 
 def board(address: str | None, environment: str) -> Board | None:
     """Connect to a visdom server if one is asked for."""
-    if not address:
+    if not address or not is_main_process():
         return None
     host, _, port = address.rpartition(":")
     if not port.isdigit():
@@ -160,5 +169,5 @@ def board(address: str | None, environment: str) -> Board | None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.INFO if is_main_process() else logging.ERROR, format="%(message)s")
     sys.exit(main())

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 
@@ -6,3 +8,9 @@ import torch
 def _one_thread():
     """The suite runs a worker a core; torch's own threads would only get in each other's way."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory):
+    """Decoded pictures stay out of the user's cache; processes that tests start find them here too."""
+    os.environ["KNEEL_CACHE"] = str(tmp_path_factory.mktemp("cache"))

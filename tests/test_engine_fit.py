@@ -206,14 +206,16 @@ def test_same_seed_same_bytes_and_every_epoch_draws_anew(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 on; it is the loader's way
-def test_worker_processes_draw_different_and_repeatable_numbers(tmp_path):
-    one, two = Regression(length=8), Regression(length=8)
-    run(tmp_path, "a", one, epochs=2, num_workers=2)
-    run(tmp_path, "b", two, epochs=2, num_workers=2)
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
-    clean = Augmented(8).x[flat(one.seen)]
-    noise = torch.cat(one.drawn) - clean
-    assert len(torch.unique(noise.mul(1e4).round(), dim=0)) == len(noise)
+def test_loader_processes_change_nothing(tmp_path):
+    tasks = [Regression(length=9) for _ in range(3)]
+    for workers, task in enumerate(tasks):
+        run(tmp_path, str(workers), task, epochs=1, num_workers=workers)
+        run(tmp_path, str(workers), task, epochs=2, num_workers=0, resume=True)
+        assert torch.equal(torch.cat(task.drawn), torch.cat(tasks[0].drawn))
+        assert contents(tmp_path / str(workers)) == contents(tmp_path / "0")
+    clean = Augmented(9).x[flat(tasks[0].seen)]
+    noise = torch.cat(tasks[0].drawn) - clean
+    assert len(torch.unique(noise.mul(1e4).round(), dim=0)) == len(noise) == 16
 
 
 def interrupt_at(step):
@@ -384,7 +386,6 @@ SWITCHES = {
     "precision": ({}, {"precision": "bf16"}),
     "clip_norm": ({"optimizer": "sgd"}, {"optimizer": "sgd", "clip_norm": 0.01}),
     "seed": ({}, {"seed": 1}),
-    "num_workers": ({}, {"num_workers": 1}),
 }
 
 
@@ -398,7 +399,7 @@ def test_every_switch_changes_the_training(tmp_path, switch):
 
 
 def test_no_switch_is_untested():
-    assert {*SWITCHES, "monitor", "mode", "threads"} == set(TrainingConfig.model_fields)
+    assert {*SWITCHES, "monitor", "mode", "threads", "num_workers"} == set(TrainingConfig.model_fields)
 
 
 def test_monitor_and_mode_choose_the_best_epoch(tmp_path):
@@ -502,22 +503,22 @@ def test_batches_over_ranks(length, world):
     val = [flat(val_batches(length, 6, rank, world)) for rank in range(world)]
     dealt = [number for together in zip(*val, strict=True) for number in together]
     assert dealt[:length] == list(range(length))
-    if length < 2 * world:
+    if length < max(2, world):
         with pytest.raises(ValueError, match="makes no batch"):
-            train_batches(range(length), 6, 0, world)
+            train_batches(length, 6, world)
         return
-    train = [train_batches(range(length), 6, rank, world) for rank in range(world)]
-    sizes = [[len(batch) for batch in batches] for batches in train]
-    assert sizes == [sizes[0]] * world
-    assert all(2 <= size <= 6 // world for size in sizes[0])
-    used = [number for batches in train for batch in batches for number in batch]
-    assert len(set(used)) == len(used) > length - 2 * world
+    batches = train_batches(length, 6, world)
+    places = flat(batches)
+    assert places == list(range(len(places)))
+    assert length - len(places) < max(2, world)
+    assert [len(batch) for batch in batches[:-1]] == [6] * (len(batches) - 1)
+    assert all(len(batch[rank::world]) >= 1 for batch in batches for rank in range(world))
 
 
-def test_batch_size_must_divide_among_the_ranks():
-    with pytest.raises(ValueError, match="batch_size = 5: must be a multiple of the number of processes, 2"):
-        train_batches(range(10), 5, 0, 2)
-    assert train_batches(range(3), 1, 0, 1) == [[0], [1], [2]]
+def test_every_process_needs_a_sample_of_a_batch():
+    with pytest.raises(ValueError, match="batch_size = 2: must be at least the number of processes, 3"):
+        train_batches(10, 2, 3)
+    assert train_batches(3, 1, 1) == [range(1), range(1, 2), range(2, 3)]
 
 
 def test_what_others_added_to_the_best_snapshot_survives_a_rerun(tmp_path):

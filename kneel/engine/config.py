@@ -42,15 +42,16 @@ class TrainingConfig(Settings):
         measured anew. `swa_learning_rate` replaces the schedule once `swa_start` epochs are over; None goes on with it.
     precision
         ``off`` (float32), ``bf16``, ``fp16`` with loss scaling (CUDA only), or ``auto``: ``bf16`` where the device
-        computes in it, else ``off``; the log says which.
+        computes in it, else ``off``; the log says which. ``float64`` is for comparing machines: rounding does not
+        grow to anything within some epochs, as it does in float32.
     clip_norm
         Largest 2-norm of the whole gradient, or None.
     monitor, mode
         The validation metric that chooses the best epoch, and whether ``min`` or ``max`` of it is best.
     seed
-        With the epoch, the rank and the worker it decides every random draw.
+        With the epoch and the number of the sample or the step it decides every random draw.
     num_workers
-        Loader processes per rank; 0 loads in the training process.
+        Loader processes of each training process; 0 loads in the training process. Changes nothing but the speed.
     threads
         CPU threads inside one operation, or None for torch's own choice.
     """
@@ -68,7 +69,7 @@ class TrainingConfig(Settings):
     swa_start: int | None = Field(None, ge=0)
     swa_frequency: int = Field(1, ge=1)
     swa_learning_rate: float | None = Field(None, gt=0)
-    precision: Literal["auto", "off", "bf16", "fp16"] = "off"
+    precision: Literal["auto", "off", "bf16", "fp16", "float64"] = "off"
     clip_norm: float | None = Field(None, gt=0)
     monitor: str = Field(min_length=1)
     mode: Literal["min", "max"]

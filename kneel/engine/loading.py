@@ -1,59 +1,58 @@
-"""Which samples go into which batch on which rank, and the loader that fetches them."""
+"""Which samples go into which batch, and the loader that fetches one process's share of them."""
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from kneel.engine.seeding import worker_init
+from kneel.engine.config import ConfigError
+from kneel.engine.seeding import derive_seed, seed_everything
 
 
-def train_batches(order: Sequence[int], batch_size: int, rank: int, world: int) -> list[list[int]]:
+def train_batches(length: int, batch_size: int, world: int) -> list[range]:
     """
-    Cut the epoch's order into the batches of one rank; all ranks get equally many samples.
+    Cut an epoch into whole batches, which the processes then deal among themselves, sample i to process i % world.
 
-    A last, smaller batch is kept when every rank gets at least two samples of it (batch norm has no statistics of
-    one), or one where the batch size itself means one; up to ``world - 1`` of its samples are left out.
+    A last, smaller batch is kept when every process gets a sample of it, and two in all (batch norm has no statistics
+    of one) or one where the batch size itself means one.
 
     Parameters
     ----------
-    order
-        Sample numbers in the order of this epoch, the same on every rank.
+    length
+        Samples of the epoch.
     batch_size
-        Samples of a batch over all ranks, a multiple of `world`.
-    rank, world
-        Number of this process, and how many there are.
+        Samples of a batch over all processes.
+    world
+        How many processes there are.
 
     Returns
     -------
-    list of list of int
-        Sample numbers by batch.
+    list of range
+        Places in the order of the epoch, by batch.
 
     Raises
     ------
+    ConfigError
+        When a batch has fewer samples than there are processes.
     ValueError
-        When no batch remains or the batch size is no multiple of `world`.
+        When no batch remains.
 
     Examples
     --------
-    >>> train_batches(range(10), batch_size=4, rank=0, world=1)
-    [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    >>> train_batches(range(9), batch_size=4, rank=1, world=2)
-    [[1, 3], [5, 7]]
+    >>> train_batches(10, batch_size=4, world=1)
+    [range(0, 4), range(4, 8), range(8, 10)]
+    >>> train_batches(9, batch_size=4, world=2)
+    [range(0, 4), range(4, 8)]
     """
-    if batch_size % world:
-        raise ValueError(f"batch_size = {batch_size}: must be a multiple of the number of processes, {world}")
-    batches = []
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        each = len(batch) // world
-        if each >= min(2, batch_size // world):
-            batches.append(list(batch[rank : each * world : world]))
+    if batch_size < world:
+        raise ConfigError(f"batch_size = {batch_size}: must be at least the number of processes, {world}")
+    starts = range(0, length, batch_size)
+    batches = [range(start, min(start + batch_size, length)) for start in starts]
+    batches = [batch for batch in batches if len(batch) >= max(world, min(2, batch_size))]
     if not batches:
-        raise ValueError(f"the training set of {len(order)} sample(s) makes no batch of two samples a process")
+        raise ValueError(f"the training set of {length} sample(s) makes no batch for {world} process(es)")
     return batches
 
 
@@ -85,32 +84,58 @@ def val_batches(length: int, batch_size: int, rank: int, world: int) -> list[lis
     return [mine[start : start + size] for start in range(0, len(mine), size)]
 
 
-def make_loader(
-    dataset: Dataset[Any], batches: list[list[int]], *, num_workers: int, pin: bool, seed: int, epoch: int, rank: int
-) -> DataLoader[Any]:
+class KeyedSamples(Dataset[Any]):
     """
-    Build the loader of one epoch; it draws nothing from the global generator of this process.
+    Samples in an order, each with randomness of its own: the same on any number of processes and loader processes.
 
     Parameters
     ----------
     dataset
         Map-style data set.
+    order
+        Sample number by place.
+    key
+        With the place it seeds the global generators before a sample is fetched.
+    """
+
+    def __init__(self, dataset: Dataset[Any], order: Sequence[int], key: tuple[int | str, ...]) -> None:
+        self.dataset, self.order, self.key = dataset, order, key
+
+    def __len__(self) -> int:
+        """Return the number of places."""
+        return len(self.order)
+
+    def __getitem__(self, place: int) -> Any:
+        """Fetch the sample at a place; leaves the generators changed."""
+        seed_everything(derive_seed(*self.key, "sample", place), devices=False)
+        return self.dataset[self.order[place]]
+
+
+def make_loader(samples: KeyedSamples, batches: Sequence[Sequence[int]], *, num_workers: int, pin: bool) -> Any:
+    """
+    Build the loader of one epoch.
+
+    Parameters
+    ----------
+    samples
+        What to fetch.
     batches
-        Sample numbers by batch.
+        Places by batch.
     num_workers
         Loader processes; 0 loads here.
     pin
         Whether batches go to page-locked memory, for CUDA.
-    seed, epoch, rank
-        Key of the loader processes' randomness.
+
+    Returns
+    -------
+    DataLoader
+        Goes through the batches once.
     """
-    init = partial(worker_init, seed=seed, epoch=epoch, rank=rank)
-    # The generator gives the loader the base seed it asks for, which worker_init then replaces.
+    # The generator is for a base seed that the loader insists on drawing; the samples have seeds of their own.
     return DataLoader(
-        dataset,
-        batch_sampler=batches,
+        samples,
+        batch_sampler=[list(batch) for batch in batches],
         num_workers=num_workers,
-        worker_init_fn=init,
         pin_memory=pin,
         generator=torch.Generator(),
     )

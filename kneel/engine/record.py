@@ -220,7 +220,7 @@ class Record:
         """
         stored = self._stored = self._files.newest()
         tensors, extra = stored.tensors, stored.extra
-        self._check_same({**stored.meta, "processes": extra["processes"]}, len(extra["history"]))
+        self._check_same(stored.meta, len(extra["history"]))
         module.load_state_dict(stored.weights)
         restore_optimizer(optimizer, tensors, extra["optimizer"])
         if scaler:
@@ -242,9 +242,8 @@ class Record:
         self._stored = None
 
     def _check_same(self, stored: Mapping[str, Any], done: int) -> None:
-        asked = {**self._meta, "processes": self._processes}
         ignored = {"epoch", "metrics", "code"}
-        old, new = ({key: value for key, value in tree.items() if key not in ignored} for tree in (stored, asked))
+        old, new = ({key: value for key, value in tree.items() if key not in ignored} for tree in (stored, self._meta))
         if differ := differences(old, new, done):
             raise ResumeError(f"{self.path_last} ({done} epochs) is another run: {'; '.join(differ)}")
 

@@ -14,7 +14,7 @@ def differences(stored: Mapping[str, Any], asked: Mapping[str, Any], done: int) 
         What a snapshot says of itself; ``training`` holds `kneel.engine.config.TrainingConfig` as JSON.
     done
         Epochs that the stored run is at. With the ``step`` schedule, which does not look ahead, more epochs go on with
-        the same run; a cosine would bend. Threads never matter.
+        the same run; a cosine would bend. Threads and loader processes never matter.
 
     Returns
     -------
@@ -22,7 +22,7 @@ def differences(stored: Mapping[str, Any], asked: Mapping[str, Any], done: int) 
         A line a setting, with both values.
     """
     old, new = flat(stored), flat(asked)
-    free = {"training.threads"}
+    free = {"training.threads", "training.num_workers"}
     if new.get("training.schedule") == "step" and new.get("training.epochs", 0) >= done:
         free.add("training.epochs")
     return [

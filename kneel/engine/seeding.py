@@ -1,4 +1,7 @@
-"""Where randomness comes from: every draw is keyed by (experiment seed, epoch, rank, worker)."""
+"""Where randomness comes from: every draw is keyed by (experiment seed, epoch, sample or step).
+
+No key names a process, so one process, several, and any number of loader processes draw the same.
+"""
 
 import hashlib
 import random
@@ -36,29 +39,20 @@ def derive_seed(*parts: int | str) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def seed_everything(seed: int) -> None:
+def seed_everything(seed: int, *, devices: bool = True) -> None:
     """
-    Seed the global generators of Python, numpy and torch (all devices).
+    Seed the global generators of Python, numpy and torch.
 
     Parameters
     ----------
     seed
         Any non-negative integer; numpy's generator takes 32 bits derived from it.
+    devices
+        Whether torch's generators of GPUs are seeded too, which costs more than all others together.
     """
     random.seed(seed)
     np.random.seed(derive_seed("numpy", seed) % 2**32)  # noqa: NPY002 (data sets of others may draw from it)
-    torch.manual_seed(seed)
-
-
-def worker_init(worker: int, *, seed: int, epoch: int, rank: int) -> None:
-    """
-    Seed one loader process; give it to a ``DataLoader`` by ``functools.partial(worker_init, seed=..., ...)``.
-
-    Parameters
-    ----------
-    worker
-        Number of the loader process, which the loader fills in.
-    seed, epoch, rank
-        Experiment seed, epoch from 0, and process of data-parallel training.
-    """
-    seed_everything(derive_seed(seed, "epoch", epoch, "rank", rank, "worker", worker))
+    if devices:
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)

@@ -46,6 +46,10 @@ class Task(Protocol):
         """
         Mean loss of a batch, whole or in terms to be summed.
 
+        Where several processes share a batch, each is asked for its own samples, and the engine weighs its answer by
+        their number. A mean over anything but samples must take its size from the whole batch, and what is drawn must
+        be drawn for the whole batch: see `kneel.engine.parallel`.
+
         A generator whose every term passes the network once needs the memory of one pass: each term's gradient is
         taken, and its activations are let go, before the next term is asked for.
 

@@ -11,13 +11,15 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import send_to_device
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from kneel.engine.averaging import WeightAverage
 from kneel.engine.config import ConfigError, TrainingConfig
 from kneel.engine.cpu import cpu_has_bf16, lay_out
-from kneel.engine.loading import make_loader, train_batches, val_batches
+from kneel.engine.loading import KeyedSamples, make_loader, train_batches, val_batches
 from kneel.engine.optim import build_optimizer, learning_rate
+from kneel.engine.parallel import Share, share_layers, shared
+from kneel.engine.precision import in_float64
+from kneel.engine.processes import process_count, progress
 from kneel.engine.record import Record, Row
 from kneel.engine.seeding import derive_seed, seed_everything
 from kneel.engine.task import Task
@@ -45,11 +47,13 @@ class Trainer:
                 raise ValueError(f"the {which} set is empty")
         self._seed("model")
         self.module = task.build_model()
+        if config.precision == "float64":
+            self.module.double()
+        if self.world > 1:
+            self.module = share_layers(self.module, self.accelerator.device)
         lay_out(self.module, self.accelerator.device)
         self.model = self.accelerator.prepare_model(self.module)
         self.optimizer = self.accelerator.prepare_optimizer(build_optimizer(self.module, config))
-        if config.swa_start is not None and self.world > 1:
-            raise ConfigError(f"swa_start = {config.swa_start}: weights are averaged in one process, not {self.world}")
         self.average = None if config.swa_start is None else WeightAverage(self.module, config)
 
     def open(self, record: Record, resume: bool) -> None:
@@ -71,19 +75,19 @@ class Trainer:
 
     def train_epoch(self, epoch: int) -> tuple[float, float]:
         """Return the mean training loss of the epoch, and the learning rate of its last step."""
-        batches = train_batches(self._order(epoch), self.config.batch_size, self.rank, self.world)
-        loader = self._loader(self.train_set, batches, self.config.seed, epoch)
+        batches, loader = self._training_batches(epoch, "epoch", epoch)
         self.model.train()
-        # Keyed by the epoch: every epoch draws anew, and a resumed run draws what an uninterrupted one would.
-        self._seed("epoch", epoch, "rank", self.rank)
         total, rate = 0.0, 0.0
-        bar = self._bar(loader, f"epoch {epoch + 1}/{self.config.epochs}")
-        for step, batch in enumerate(bar):
+        bar = progress(loader, f"epoch {epoch + 1}/{self.config.epochs}")
+        for step, (places, batch) in enumerate(zip(batches, bar, strict=True)):
             rate = learning_rate(self.config, epoch * len(batches) + step, len(batches))
-            loss = self._step(batch, rate)
+            # Keyed by the step: every step draws anew, and a resumed run draws what an uninterrupted one would.
+            self._seed("epoch", epoch, "step", step)
+            with shared(Share(len(places), self.rank, self.world)) as share:
+                loss = self._step(batch, rate, share.weight)
             if not math.isfinite(loss):
                 raise TrainingDiverged(f"the training loss is {loss} in epoch {epoch + 1}, step {step + 1}")
-            total += loss * len(batches[step])
+            total += loss * len(places)
             bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
         return total / sum(map(len, batches)), rate
 
@@ -91,24 +95,22 @@ class Trainer:
         """Take the weights of the epoch into the average, if there is one, and measure its batch norms."""
         if self.average is None or not self.average.update(self.module, epoch + 1):
             return
-        batches = train_batches(self._order(epoch), self.config.batch_size, self.rank, self.world)
-        loader = self._loader(self.train_set, batches, derive_seed(self.config.seed, "average"), epoch)
-        self._seed("average", epoch)
-        moved = (self._to_device(batch) for batch in self._bar(loader, "batch norms of the average"))
+        _, loader = self._training_batches(epoch, "average", epoch)
+        moved = (self._to_device(batch) for batch in progress(loader, "batch norms of the average"))
         # torch's update_bn passes clean batches; so does this: nothing is mixed up that the network will not read
         self.average.measure_batch_norms(moved, self.task.predict)
 
-    def _step(self, batch: Any, rate: float) -> float:
+    def _step(self, batch: Any, rate: float, weight: float) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad()
         total = torch.zeros((), device=self.accelerator.device)
         loss = self.task.training_loss(self.model, self._to_device(batch))
         for term in [loss] if isinstance(loss, torch.Tensor) else loss:
-            total += term.detach()
-            # Data-parallel ranks average the gradient of every term: the sum of means is the mean of sums.
-            self.accelerator.backward(term)
-        mean = float(self.accelerator.reduce(total, "mean"))  # so that all ranks stop together
+            total = total + weight * term.detach()
+            # The processes average their gradients: what is left of these factors is the mean over the whole batch.
+            self.accelerator.backward(self.world * weight * term)
+        mean = float(self.accelerator.reduce(total, "sum"))  # so that all processes stop together
         if math.isfinite(mean):
             if self.config.clip_norm is not None:
                 self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
@@ -121,12 +123,12 @@ class Trainer:
         length = _length(self.val_set)
         batches = val_batches(length, self.config.batch_size, self.rank, self.world)
         # No epoch in these keys: should a validation set draw at all, every epoch is judged on the same draw.
-        loader = self._loader(self.val_set, batches, derive_seed(self.config.seed, "validation"), 0)
-        self._seed("validation", "rank", self.rank)
-        model = (self.average and self.average.module) or self.model
+        loader = self._loader(self.val_set, range(length), batches, "validation")
+        self._seed("validation")
+        model = (self.average and self.average.module) or self.module  # not what is wrapped: nothing is to be shared
         model.eval()
         parts: list[dict[str, torch.Tensor]] = []
-        for numbers, batch in zip(batches, self._bar(loader, "validation"), strict=True):
+        for numbers, batch in zip(batches, progress(loader, "validation"), strict=True):
             outputs = self.task.predict(model, self._to_device(batch))
             odd = {key: tuple(value.shape) for key, value in outputs.items() if value.shape[:1] != (len(numbers),)}
             if odd:
@@ -150,20 +152,25 @@ class Trainer:
             return [int(number) for number in torch.randperm(_length(self.train_set), generator=generator)]
         return [int(number) for number in sampler]
 
-    def _loader(self, dataset: Dataset[Any], batches: list[list[int]], seed: int, epoch: int) -> Any:
-        pin = self.accelerator.device.type == "cuda"
-        workers = self.config.num_workers
-        return make_loader(dataset, batches, num_workers=workers, pin=pin, seed=seed, epoch=epoch, rank=self.rank)
+    def _training_batches(self, epoch: int, *key: int | str) -> tuple[list[range], Any]:
+        """Return the whole batches of an epoch, as places in its order, and the loader of this process's share."""
+        order = self._order(epoch)
+        batches = train_batches(len(order), self.config.batch_size, self.world)
+        return batches, self._loader(self.train_set, order, [each[self.rank :: self.world] for each in batches], *key)
 
-    def _bar(self, loader: Any, words: str) -> Any:
-        # disable=None: no bar where there is no terminal to draw it on.
-        return tqdm(loader, words, leave=False, dynamic_ncols=True, disable=None if self.is_main else True)
+    def _loader(
+        self, dataset: Dataset[Any], order: Sequence[int], batches: Sequence[Sequence[int]], *key: int | str
+    ) -> Any:
+        samples = KeyedSamples(dataset, order, (self.config.seed, *key))
+        pin = self.accelerator.device.type == "cuda"
+        return make_loader(samples, batches, num_workers=self.config.num_workers, pin=pin)
 
     def _to_device(self, batch: Any) -> Any:
-        return send_to_device(batch, self.accelerator.device, non_blocking=True)
+        moved = send_to_device(batch, self.accelerator.device, non_blocking=True)
+        return in_float64(moved) if self.config.precision == "float64" else moved
 
     def _seed(self, *key: int | str) -> None:
-        seed_everything(derive_seed(self.config.seed, *key))
+        seed_everything(derive_seed(self.config.seed, *key), devices=self.accelerator.device.type != "cpu")
 
 
 def _accelerator(config: TrainingConfig, cpu: bool) -> Accelerator:
@@ -179,7 +186,12 @@ def _accelerator(config: TrainingConfig, cpu: bool) -> Accelerator:
         _log.info("precision = auto: %s on this device", precision)
     elif precision == "bf16" and on_cpu and not cpu_has_bf16():
         _log.warning("precision = bf16: this CPU has no arithmetic for it and is several times slower than with off")
-    return Accelerator(cpu=cpu, mixed_precision="no" if precision == "off" else precision)
+    # Without cpu Accelerate takes processes on a machine without a GPU for strangers: each would write as if alone.
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision=precision if precision in ("bf16", "fp16") else "no")
+    if accelerator.num_processes != process_count():
+        found = f"{process_count()} processes were started, and Accelerate found {accelerator.num_processes}"
+        raise ConfigError(f"{found}: start them with torchrun or accelerate launch")
+    return accelerator
 
 
 def _checked(metrics: Mapping[str, float], monitor: str, epoch: int) -> Row:

@@ -1,0 +1,188 @@
+import json
+import logging
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kneel.engine.config import Settings
+from kneel.engine.pixel_cache import cache_folder, cached, fingerprint
+
+PIXELS = [np.arange(12, dtype=np.uint8).reshape(3, 4), np.full((2, 2), 7, np.uint8)]
+NOTES = [{"subject": "a", "points": [[1.5, 0.1]]}, {"subject": "b", "points": []}]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("KNEEL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+class Maker:
+    """Counts how often it is asked."""
+
+    def __init__(self, pixels=PIXELS, notes=NOTES):
+        self.calls, self.made = 0, (pixels, notes)
+
+    def __call__(self):
+        self.calls += 1
+        return self.made
+
+
+def check(pictures):
+    for found, true in zip(pictures.pixels, PIXELS, strict=True):
+        assert np.array_equal(found, true)
+        assert found.dtype == np.uint8
+    assert pictures.notes == NOTES
+
+
+def test_made_once_and_mapped(folder):
+    make = Maker()
+    for _ in range(3):
+        pictures = cached(make, {"size": 3}, [], "knees")
+        check(pictures)
+        assert isinstance(pictures.pixels[0].base.base, np.memmap)
+    assert make.calls == 1
+    torch.from_numpy(pictures.pixels[0])[0, 0] = 99  # no warning, and nobody else sees it
+    check(cached(make, {"size": 3}, [], "knees"))
+
+
+def test_whatever_it_depends_on_changes_makes_it_anew(folder, tmp_path):
+    make, source, code = Maker(), tmp_path / "1.dcm", tmp_path / "decode.py"
+    source.write_bytes(b"x" * 200_000)
+    code.write_text("1")
+    ask = lambda settings: cached(make, [settings, [source]], [code], "knees")  # noqa: E731
+    ask({"mm": 0.3})
+    ask({"mm": 0.4})
+    assert make.calls == 2
+    before = source.stat()
+    source.write_bytes(b"x" * 100_000 + b"y" + b"x" * 99_999)
+    ask({"mm": 0.3})
+    assert make.calls == 3
+    source.write_bytes(b"z" + b"x" * 199_999)
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+    ask({"mm": 0.3})
+    assert make.calls == 4
+    code.write_text("2")
+    ask({"mm": 0.3})
+    ask({"mm": 0.3})
+    assert make.calls == 5
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone", "notes", "no json"])
+def test_a_damaged_entry_is_seen_and_made_anew(folder, damage, caplog):
+    make = Maker()
+    cached(make, 1, [], "knees")
+    (pixels,), (entry,) = folder.glob("*.pixels"), folder.glob("*.json")
+    data = bytearray(pixels.read_bytes())
+    data[5] ^= 1
+    text = entry.read_text()
+    changes = {
+        "flip": lambda: pixels.write_bytes(data),
+        "cut": lambda: pixels.write_bytes(data[:-1]),
+        "gone": pixels.unlink,
+        "notes": lambda: entry.write_text(text.replace("1.5", "1.6")),
+        "no json": lambda: entry.write_text("{"),
+    }
+    changes[damage]()
+    for _ in range(2):
+        check(cached(make, 1, [], "knees"))
+    assert make.calls == 2
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_many_at_once_make_it_once(folder):
+    make, found = Maker(), []
+    gate = threading.Barrier(8)
+
+    def ask():
+        gate.wait()
+        found.append(cached(make, 1, [], "knees"))
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert make.calls == 1
+    assert len(found) == 8
+    for pictures in found:
+        check(pictures)
+    assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".lock", ".pixels"]
+
+
+def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("KNEEL_CACHE", str(tmp_path / "file" / "cache"))
+    make = Maker()
+    for _ in range(2):
+        check(cached(make, 1, [], "knees"))
+    assert make.calls == 2
+    assert "KNEEL_CACHE names another folder, or off" in caplog.text
+
+
+def test_a_full_disk_leaves_nothing_behind(folder, monkeypatch, caplog):
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    check(cached(Maker(), 1, [], "knees"))
+    assert "No space left" in caplog.text
+    assert [path.suffix for path in folder.iterdir()] == [".lock"]
+
+
+def test_it_can_be_switched_off_and_says_where_it_lies(folder, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    cached(Maker(), 1, [], "films")
+    cached(Maker(), 1, [], "films")
+    assert f"films: decoded into {folder} (0 MB)" in caplog.text
+    assert f"films: 2 pictures from {folder}" in caplog.text
+    monkeypatch.setenv("KNEEL_CACHE", "off")
+    make = Maker()
+    check(cached(make, 1, [], "films"))
+    assert make.calls == 1
+    assert cache_folder() is None
+    monkeypatch.delenv("KNEEL_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert cache_folder() == Path("/somewhere/kneel")
+
+
+def test_what_making_raises_is_raised_and_nothing_is_kept(folder):
+    def broken():
+        raise FileNotFoundError("1.dcm: missing")
+
+    with pytest.raises(FileNotFoundError, match=r"1\.dcm"):
+        cached(broken, 1, [], "knees")
+    assert not list(folder.glob("*.json"))
+
+
+def test_pictures_of_one_shape_stack_without_a_copy(folder):
+    pixels = [np.full((2, 3), value, np.uint8) for value in (1, 2, 3)]
+    make = Maker(pixels, [{}] * 3)
+    assert np.array_equal(cached(make, 1, [], "knees").stacked(), np.stack(pixels))
+    again = cached(make, 1, [], "knees")
+    assert np.shares_memory(again.stacked(), again.pixels[1])
+
+
+@dataclass(frozen=True)
+class Film:
+    points: np.ndarray
+    side: str
+
+
+class Geometry(Settings):
+    px: int
+
+
+def test_a_fingerprint_is_json_and_sees_every_value():
+    films = [Film(np.array([[1.0, 2.0]]), "L"), Film(np.array([[1.0, 2.5]]), "L"), Film(np.array([[1.0, 2.0]]), "R")]
+    seen = [json.dumps(fingerprint({"films": [film], "geometry": Geometry(px=1), "none": None})) for film in films]
+    assert len(set(seen)) == 3
+    assert fingerprint(Geometry(px=2)) == {"px": 2}
+    assert fingerprint(np.zeros(3, np.uint8)) != fingerprint(np.zeros(3, np.int8))
+    with pytest.raises(TypeError, match="cannot depend on a object"):
+        fingerprint(object())
