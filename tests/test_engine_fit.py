@@ -336,7 +336,7 @@ def test_divergence_names_the_place_and_keeps_the_good_epochs(tmp_path):
     assert load_snapshot(tmp_path / "run" / "best.safetensors")[1]["epoch"] == 1
     with pytest.raises(TrainingDiverged, match="the monitored metric auc is inf in epoch 1"):
         run(tmp_path, "other", monitor="auc")
-    assert not contents(tmp_path / "other")
+    assert list(contents(tmp_path / "other")) == ["experiment.yaml"]
 
 
 def test_what_a_task_gets_wrong_is_said(tmp_path):
