@@ -46,7 +46,6 @@ STEPS = 32  # points of the path at which gradients are taken
 
 Maps = tuple[Tensor, ...]  # one a picture: of the lateral and the medial compartment, or of one window
 Chance = Callable[[Sequence[Tensor]], Tensor]  # from what is explained to each knee's probability of its grade, (B,)
-Classify = Callable[[Sequence[Maps]], Tensor]  # from the feature maps of all networks to probabilities, (B, 5)
 
 
 def gradcam(net: GradingNet, features: Maps, grades: Tensor) -> Maps:
@@ -67,102 +66,14 @@ def gradcam(net: GradingNet, features: Maps, grades: Tensor) -> Maps:
         ``relu(sum_c w_c A_c)`` of each picture, where ``w_c`` is the gradient of the grade's logit summed over the map
         ``A_c``: where maps are averaged before they are weighed, the gradient with respect to the pooled feature.
     """
-    gradients = _gradients(lambda maps: _of_grades(net.judge(*maps), grades), features)
+    gradients = _gradients(lambda maps: of_grades(net.judge(*maps), grades), features)
     weighed = (gradient.sum((-2, -1), keepdim=True) * maps for gradient, maps in zip(gradients, features, strict=True))
     return tuple(maps.detach().sum(1).relu() for maps in weighed)
 
 
-def ensemble_gradcam(nets: Sequence[GradingNet], features: Sequence[Maps], grades: Tensor) -> Maps:
-    """Average the Grad-CAM of M networks.
-
-    Parameters
-    ----------
-    nets : sequence of GradingNet
-        In evaluation mode.
-    features : sequence of tuple of Tensor, shapes (B, C, h, w)
-        Of each network, a tensor a picture; the maps of all have the same size.
-    grades : Tensor, shape (B,), int64
-        Grade of each knee that is explained.
-
-    Returns
-    -------
-    tuple of Tensor, shapes (B, h, w)
-        Of each picture; 0 or more.
-    """
-    cams = [gradcam(net, maps, grades) for net, maps in zip(nets, features, strict=True)]
-    return tuple(torch.stack(maps).mean(0) for maps in zip(*cams, strict=True))
-
-
-def ensemble_hirescam(features: Sequence[Maps], grades: Tensor, classify: Classify) -> Maps:
-    """Add up the HiResCAM of M networks, then cut off what is negative.
-
-    Parameters
-    ----------
-    features, grades
-        As for `ensemble_gradcam`.
-    classify : callable
-        From the feature maps of all networks to the ensemble's probabilities, (B, 5).
-
-    Returns
-    -------
-    tuple of Tensor, shapes (B, h, w)
-        Of each picture; 0 or more.
-    """
-    pictures = len(features[0])
-    maps = hirescam(lambda flat: _of_grades(classify(_by_network(flat, pictures)), grades), _flat(features))
-    return tuple(torch.stack(same).sum(0).relu() for same in _by_picture(maps, pictures))
-
-
-def pixel_shares(
-    nets: Sequence[GradingNet],
-    patches: Sequence[Maps],
-    blurred: Sequence[Maps],
-    grades: Tensor,
-    classify: Classify,
-    steps: int = STEPS,
-) -> Maps:
-    """Share a probability out among the pixels of all pictures by integrated gradients, all networks together.
-
-    Parameters
-    ----------
-    nets, grades, classify
-        As above.
-    patches, blurred : sequence of tuple of Tensor, shapes (B, 1, P, Q)
-        What each network sees, and what that is compared with.
-    steps : int
-        As for `integrated_gradients`.
-
-    Returns
-    -------
-    tuple of Tensor, shapes (B, P, Q)
-        Of each picture, signed; the sum over all is the probability of `patches` less that of `blurred`.
-    """
-    pictures = len(patches[0])
-
-    def chance(flat: Sequence[Tensor]) -> Tensor:
-        parts = zip(nets, _by_network(flat, pictures), strict=True)
-        return _of_grades(classify([net.features(*seen) for net, seen in parts]), grades)
-
-    shares = integrated_gradients(chance, _flat(patches), _flat(blurred), steps)
-    return tuple(torch.stack(same).sum((0, 2)) for same in _by_picture(shares, pictures))
-
-
-def _flat(parts: Sequence[Maps]) -> list[Tensor]:
-    return [part for network in parts for part in network]
-
-
-def _by_network(flat: Sequence[Tensor], pictures: int) -> list[Maps]:
-    """Undo `_flat`: a tuple a network."""
-    return [tuple(flat[start : start + pictures]) for start in range(0, len(flat), pictures)]
-
-
-def _by_picture(flat: Sequence[Tensor], pictures: int) -> list[list[Tensor]]:
-    """Gather what `_flat` laid out: a list a picture, an element a network."""
-    return [list(flat[number::pictures]) for number in range(pictures)]
-
-
-def _of_grades(probabilities: Tensor, grades: Tensor) -> Tensor:
-    return probabilities.gather(1, grades[:, None])[:, 0]
+def of_grades(values: Tensor, grades: Tensor) -> Tensor:
+    """Pick each knee's own grade out of logits or probabilities: (B, 5) to (B,)."""
+    return values.gather(1, grades[:, None])[:, 0]
 
 
 def hirescam(chance: Chance, features: Sequence[Tensor]) -> list[Tensor]:

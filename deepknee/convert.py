@@ -11,8 +11,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from deepknee.ensemble import TASK, GraderSettings, Member
 from deepknee.intensity import Intensity
+from deepknee.member import TASK, GraderSettings, Member
 from deepknee.model import GRADES
 from deepknee.networks import SiameseSettings, build_net
 from deepknee.patches import PatchGeometry

@@ -3,90 +3,29 @@
 Dimensions: N knees, S ROI pixels, P patch pixels.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, Self, TypeVar, get_args
+from typing import Self, TypeVar, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
 from torch import Tensor
 
-from deepknee.attention import (
-    BLUR_MM,
-    METHODS,
-    SMOOTH_MM,
-    Maps,
-    Method,
-    blur_rois,
-    enlarge,
-    ensemble_gradcam,
-    ensemble_hirescam,
-    fade_edges,
-    normalize_maps,
-    pixel_shares,
-    smooth_maps,
-)
+from deepknee.attention import BLUR_MM, METHODS, SMOOTH_MM, Maps, Method, blur_rois, normalize_maps, smooth_maps
 from deepknee.conformal import Conformal
-from deepknee.intensity import Intensity, adjust_contrast
-from deepknee.model import GRADES, GradingNet
-from deepknee.networks import ModelSettings, build_net
+from deepknee.ensemble_attention import ensemble_gradcam, ensemble_hirescam, pixel_shares
+from deepknee.intensity import adjust_contrast
+from deepknee.member import Member, Mode, load_member
+from deepknee.model import GRADES
 from deepknee.patches import PatchGeometry
-from deepknee.views import Compartments, View, plain_pictures
-from kneel.engine.config import Settings
-from kneel.engine.snapshot import SnapshotError, load_snapshot
+from deepknee.views import Compartments, View
 from kneel.imaging.geometry import RoiFrame, Side, Spacing
 
-Mode = Literal["mean", "2018"]
 Same = TypeVar("Same")
-TASK = "kl"
 _BATCH = 32  # knees at a time, so that a folder of ROIs does not fill the memory
-
-
-class GraderSettings(Settings):
-    """What a snapshot says besides its weights, so that it can grade.
-
-    Attributes
-    ----------
-    model
-        Arguments of the network, and which kind it is.
-    geometry
-        ROI and patches.
-    intensity
-        Grey levels.
-    temperature
-        Divides the logits before the softmax; 1 leaves them as trained.
-    conformal
-        What makes sets of grades from the probabilities of the ensemble; None where no threshold was fitted.
-    mode
-        How the answers of an ensemble are put together; see `Grader`.
-    """
-
-    model: ModelSettings
-    geometry: PatchGeometry
-    intensity: Intensity
-    temperature: float = Field(1.0, gt=0)
-    conformal: Conformal | None = None
-    mode: Mode = "mean"
-
-
-@dataclass(frozen=True, eq=False)
-class Member:
-    """One network of an ensemble.
-
-    Attributes
-    ----------
-    net : GradingNet
-        In evaluation mode.
-    settings : GraderSettings
-        How it is used.
-    """
-
-    net: GradingNet
-    settings: GraderSettings
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,12 +66,12 @@ class Grade:
 
 
 class Grader:
-    """An ensemble of networks of one kind over one geometry.
+    """An ensemble of networks, of one kind or of several, over one geometry.
 
     Parameters
     ----------
     members : sequence of Member
-        At least one; all of the same kind and with the same geometry.
+        At least one; all with the same geometry.
     mode : {"mean", "2018"}, optional
         ``mean``: the mean of the networks' probabilities. ``2018``: the softmax of the sum of their logits, and
         Grad-CAM faded at the borders of the patches, as the authors' code does; for Siamese networks only. Left out,
@@ -145,7 +84,8 @@ class Grader:
     Raises
     ------
     ValueError
-        No member, members of different kinds, geometry or modes, or a mode or kind of attention that is not known.
+        No member, members of different geometry or modes, a mode or kind of attention that is not known, or mode
+        ``2018`` for networks of another kind.
     """
 
     def __init__(
@@ -161,14 +101,14 @@ class Grader:
         if not members:
             raise ValueError("no network to grade with: at least one is needed")
         settings = [member.settings for member in members]
-        self.kind = _only("kinds", [how.model.look for how in settings])
         self.geometry: PatchGeometry = _only("geometry", [how.geometry for how in settings])
-        self.view: View = settings[0].model.view(self.geometry)
+        self.views: tuple[View, ...] = tuple(member.view for member in members)
         self.mode: Mode = _only("modes", [how.mode for how in settings]) if mode is None else mode
         if self.mode not in get_args(Mode):
             raise ValueError(f"mode is {self.mode!r}: must be 'mean' or '2018'")
-        if self.mode == "2018" and not isinstance(self.view, Compartments):
-            raise ValueError(f"mode is '2018': that is of Siamese networks, and these are {self.kind}")
+        if self.mode == "2018" and not all(isinstance(view, Compartments) for view in self.views):
+            kinds = ", ".join(dict.fromkeys(how.model.kind for how in settings))
+            raise ValueError(f"mode is '2018': that is of Siamese networks, and these are {kinds}")
         self.device, self.attention = torch.device(device), attention
         self.members = tuple(Member(member.net.to(self.device).eval(), member.settings) for member in members)
 
@@ -195,7 +135,7 @@ class Grader:
         SnapshotError
             A file cannot be read or is no grading snapshot.
         ValueError
-            No file, or files of different kinds, geometry or modes.
+            No file, or files of different geometry or modes.
         """
         return cls([load_member(path) for path in paths], mode=mode, device=device, attention=attention)
 
@@ -224,37 +164,85 @@ class Grader:
         ValueError
             They have another shape.
         """
+        parts = [self._predict(batch) for batch in self._batches(rois)]
         size = self.geometry.roi_px
-        if rois.dtype != np.uint8:
-            raise TypeError(f"rois are {rois.dtype}: must be uint8 (0 to 255)")
-        if rois.ndim != 3 or rois.shape[1:] != (size, size):
-            raise ValueError(f"rois have shape {rois.shape}: must be (N, {size}, {size})")
-        parts = [self._predict(rois[start : start + _BATCH]) for start in range(0, len(rois), _BATCH)]
         none = np.zeros((0, GRADES)), np.zeros((0, size, size), np.float32), np.zeros((len(self.members), 0, GRADES))
         probabilities, attention, members = zip(none, *parts, strict=True)
         together = np.concatenate(probabilities), np.concatenate(attention), np.concatenate(members, axis=1)
         return Grade(*together, self.conformal)
 
+    @torch.no_grad()
+    def judge(self, rois: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Grade knees without attention, for many of them.
+
+        Parameters
+        ----------
+        rois : ndarray, shape (N, S, S), uint8
+            As for `predict`, with the same errors.
+
+        Returns
+        -------
+        probabilities : ndarray, shape (N, 5)
+            Of the ensemble.
+        members : ndarray, shape (M, N, 5)
+            Of each network by itself.
+        """
+        logits = [self._logits(self._features(batch)) for batch in self._batches(rois)]
+        every = torch.cat(
+            [torch.zeros((len(self.members), 0, GRADES), dtype=torch.float64), *(each.cpu() for each in logits)], dim=1
+        )
+        return self._together(every).numpy(), self._each(every).numpy()
+
+    def _batches(self, rois: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+        """Check ROIs, and cut them into as many as are graded at once."""
+        size = self.geometry.roi_px
+        if rois.dtype != np.uint8:
+            raise TypeError(f"rois are {rois.dtype}: must be uint8 (0 to 255)")
+        if rois.ndim != 3 or rois.shape[1:] != (size, size):
+            raise ValueError(f"rois have shape {rois.shape}: must be (N, {size}, {size})")
+        return [rois[start : start + _BATCH] for start in range(0, len(rois), _BATCH)]
+
     @property
     def conformal(self) -> Conformal | None:
         """Threshold of the sets, where it was fitted for just these networks and for the mean of their answers."""
+        return self.members[0].settings.conformal if self._calibrated and self.mode == "mean" else None
+
+    @property
+    def temperatures(self) -> list[float]:
+        """What divides the logits of each network; what was fitted for an ensemble acts in just that ensemble."""
+        all_settings = [member.settings for member in self.members]
+        return [how.temperature if how.conformal is None or self._calibrated else 1.0 for how in all_settings]
+
+    @property
+    def _calibrated(self) -> bool:
+        """Whether the networks were calibrated together, and no other with them."""
         first, *others = (member.settings.conformal for member in self.members)
-        if first is None or self.mode != "mean" or first.networks != len(self.members):
-            return None
-        return first if all(other == first for other in others) else None
+        return first is not None and first.networks == len(self.members) and all(other == first for other in others)
+
+    @cached_property
+    def seen(self) -> NDArray[np.bool_]:
+        """Pixels of a ROI that any of the networks is shown, (S, S)."""
+        every = np.ones((self.geometry.roi_px, self.geometry.roi_px), bool)
+        return np.any([view.merge(*view.cut(every)) for view in self.views], axis=0)
 
     @torch.no_grad()
     def _predict(self, rois: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.float64]]:
-        features = [member.net.features(*self._pictures(rois, member.settings.intensity)) for member in self.members]
+        features = self._features(rois)
         probabilities, members = self._probabilities(features), self._each(self._logits(features))
         attention = self._attention(rois, features, probabilities.argmax(1))
         return probabilities.cpu().numpy(), attention.cpu().numpy(), members.cpu().numpy()
 
-    def _pictures(self, rois: NDArray[np.uint8], intensity: Intensity, blur_px: float = 0) -> Maps:
-        adjusted = np.stack([adjust_contrast(roi, intensity.contrast, self.geometry) for roi in rois])
-        shown = blur_rois(adjusted, blur_px) if blur_px else adjusted
-        pictures = plain_pictures(self.view, torch.from_numpy(shown[:, None]).to(self.device))
-        return tuple(map(intensity.standardize, pictures))
+    def _features(self, rois: NDArray[np.uint8]) -> list[Maps]:
+        return [member.net.features(*seen) for member, seen in zip(self.members, self._pictures(rois), strict=True)]
+
+    def _pictures(self, rois: NDArray[np.uint8], blur_px: float = 0) -> list[Maps]:
+        """Show the ROIs to each network."""
+        shown = {}
+        for contrast in dict.fromkeys(member.settings.intensity.contrast for member in self.members):
+            adjusted = np.stack([adjust_contrast(roi, contrast, self.geometry) for roi in rois])
+            adjusted = blur_rois(adjusted, blur_px) if blur_px else adjusted
+            shown[contrast] = torch.from_numpy(adjusted[:, None]).to(self.device)
+        return [member.pictures(shown[member.settings.intensity.contrast]) for member in self.members]
 
     def _logits(self, features: Sequence[Maps]) -> Tensor:
         """Return the logits of each network, (M, N, 5), float64."""
@@ -263,36 +251,28 @@ class Grader:
 
     def _each(self, logits: Tensor) -> Tensor:
         """Return the probabilities of each network, (M, N, 5)."""
-        temperatures = [member.settings.temperature for member in self.members]
-        return (logits / logits.new_tensor(temperatures)[:, None, None]).softmax(2)
+        return (logits / logits.new_tensor(self.temperatures)[:, None, None]).softmax(2)
 
     def _probabilities(self, features: Sequence[Maps]) -> Tensor:
         """Return the probabilities of the ensemble, (N, 5)."""
-        logits = self._logits(features)
+        return self._together(self._logits(features))
+
+    def _together(self, logits: Tensor) -> Tensor:
+        """Put the logits of all networks, (M, N, 5), together to probabilities, (N, 5)."""
         return logits.sum(0).softmax(1) if self.mode == "2018" else self._each(logits).mean(0)
 
     def _attention(self, rois: NDArray[np.uint8], features: Sequence[Maps], grades: Tensor) -> Tensor:
         """Work out the ensemble's map of a grade of each knee: (N, S, S)."""
-        nets, merge = [member.net for member in self.members], self.view.merge
-        if self.attention == "integrated":
-            blur_px, smooth_px = (width / self.geometry.spacing_mm for width in (BLUR_MM, SMOOTH_MM))
-            there, blurred = (
-                [self._pictures(rois, member.settings.intensity, blur) for member in self.members]
-                for blur in (0, blur_px)
-            )
-            shares = merge(*pixel_shares(nets, there, blurred, grades, self._probabilities))
-            seen = merge(*(torch.ones_like(picture[:, 0]) for picture in there[0]))
-            return normalize_maps(smooth_maps(shares, smooth_px).relu() * seen)
+        nets = [member.net for member in self.members]
+        if self.attention == "gradcam":
+            return normalize_maps(ensemble_gradcam(nets, self.views, features, grades, fade=self.mode == "2018"))
         if self.attention == "hirescam":
-            coarse = ensemble_hirescam(features, grades, self._probabilities)
-        else:
-            coarse = ensemble_gradcam(nets, features, grades)
-        maps = [enlarge(each, self.view.size) for each in coarse]
-        if self.mode == "2018" and self.attention == "gradcam":
-            # The fading is not symmetric: it acts on the medial map as it lies in the picture.
-            lateral, medial = maps
-            maps = [fade_edges(lateral), fade_edges(medial.flip(-1)).flip(-1)]
-        return normalize_maps(merge(*maps))
+            return normalize_maps(ensemble_hirescam(self.views, features, grades, self._probabilities))
+        blur_px, smooth_px = (width / self.geometry.spacing_mm for width in (BLUR_MM, SMOOTH_MM))
+        there, blurred = self._pictures(rois), self._pictures(rois, blur_px)
+        shares = pixel_shares(nets, there, blurred, grades, self._probabilities)
+        laid = torch.stack([view.merge(*maps) for view, maps in zip(self.views, shares, strict=True)]).sum(0)
+        return normalize_maps(smooth_maps(laid, smooth_px).relu() * torch.from_numpy(self.seen).to(laid))
 
 
 def _only(what: str, values: Sequence[Same]) -> Same:
@@ -301,30 +281,3 @@ def _only(what: str, values: Sequence[Same]) -> Same:
     if others:
         raise ValueError(f"networks of different {what} cannot be mixed: {first!r} and {others[0]!r}")
     return first
-
-
-def load_member(path: Path | str) -> Member:
-    """Rebuild one network from its snapshot alone.
-
-    Parameters
-    ----------
-    path : path_like
-        Snapshot that `deepknee.train.train_grader` wrote.
-
-    Raises
-    ------
-    SnapshotError
-        The file cannot be read or is no grading snapshot.
-    """
-    weights, meta = load_snapshot(path)
-    if meta.get("task") != TASK:
-        raise SnapshotError(f"{path}: task is {meta.get('task')!r}, must be {TASK!r}")
-    described = {key: meta[key] for key in GraderSettings.model_fields if key in meta}
-    try:
-        # By way of JSON, as the settings are strict and JSON has no tuples.
-        settings = GraderSettings.model_validate_json(json.dumps(described))
-        net = build_net(settings.model)
-        net.load_state_dict(weights)
-    except (ValidationError, RuntimeError) as error:
-        raise SnapshotError(f"{path}: does not describe a grading network: {error}") from error
-    return Member(net.eval(), settings)

@@ -18,7 +18,6 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from deepknee.views import View
 from kneel.imaging.schema import FEMUR, TIBIA
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
@@ -26,12 +25,6 @@ Predict = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
 
 STEPS = 20
 BAND_MARGIN = 0.05  # of the tibial width, about 4 mm: the subchondral bone and the spurs at the joint margins
-
-
-def seen_pixels(view: View) -> NDArray[np.bool_]:
-    """Return the pixels of a ROI that the networks are shown, shape (S, S); all others are left alone."""
-    size = view.geometry.roi_px
-    return view.merge(*view.cut(np.ones((size, size), bool)))
 
 
 def perturbation_curves(
@@ -58,7 +51,7 @@ def perturbation_curves(
     grade : int
         The grade that the map explains.
     seen : ndarray, shape (S, S), bool
-        Pixels that take part.
+        Pixels that take part; all others are left alone.
     steps : int
         Number of steps K.
     rng : numpy.random.Generator

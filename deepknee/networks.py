@@ -19,17 +19,14 @@ from deepknee.patches import PatchGeometry
 from deepknee.views import Compartments, View, Window
 from kneel.engine.config import Settings
 
-KINDS = ("siamese", "resnet34", "antony")
+KINDS = ("siamese", "resnet18", "resnet34", "antony")
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
 class NetworkSettings(Settings):
     """What every kind can do; a kind overrides what is its own."""
 
-    @property
-    @abstractmethod
-    def look(self) -> str:
-        """What networks of one ensemble must have in common, in words: the kind, and the size of what it sees."""
+    kind: str
 
     @abstractmethod
     def build(self) -> GradingNet:
@@ -106,11 +103,6 @@ class SiameseSettings(NetworkSettings):
     width: int = Field(64, ge=1)
     dropout: Probability = 0.2
 
-    @property
-    def look(self) -> str:
-        """Siamese; the patches are a matter of the geometry."""
-        return self.kind
-
     def build(self) -> KneeNet:
         """Make the network."""
         return KneeNet(width=self.width, dropout=self.dropout)
@@ -120,6 +112,40 @@ class SiameseSettings(NetworkSettings):
         if geometry.patch < MIN_PATCH:
             raise ValueError(f"geometry.patch = {geometry.patch}: the network needs at least {MIN_PATCH} pixels")
         return Compartments(geometry)
+
+
+class JointSettings(NetworkSettings):
+    """Arguments of `deepknee.resnet18.ResNet18`, which reads a band of the whole joint.
+
+    Attributes
+    ----------
+    kind
+        Chooses this network.
+    width
+        Channels of the first stage; an even number.
+    dropout
+        Share of pooled features dropped in training.
+    input_px
+        Width to which the band is resized.
+    aspect
+        Rows of the band for each of its columns; it is as wide as the crop, and the joint lies in its middle.
+    """
+
+    kind: Literal["resnet18"]
+    width: int = Field(24, ge=2, multiple_of=2)
+    dropout: Probability = 0.2
+    input_px: int = Field(144, ge=32)
+    aspect: float = Field(0.6, gt=0, le=1)
+
+    def build(self) -> GradingNet:
+        """Make the network."""
+        from deepknee.resnet18 import ResNet18
+
+        return ResNet18(width=self.width, dropout=self.dropout, input_px=self.input_px)
+
+    def view(self, geometry: PatchGeometry) -> Window:
+        """Return the band."""
+        return Window.around_joint(geometry, self.aspect)
 
 
 class ResNetSettings(NetworkSettings):
@@ -142,11 +168,6 @@ class ResNetSettings(NetworkSettings):
     dropout: Probability = 0.5
     input_px: int = Field(224, ge=32)
     weights: str | None = None
-
-    @property
-    def look(self) -> str:
-        """ResNet-34 with its input size."""
-        return f"{self.kind} at {self.input_px} px"
 
     def build(self) -> GradingNet:
         """Make the network."""
@@ -182,11 +203,6 @@ class AntonySettings(NetworkSettings):
     dropout: Probability = 0.5
     classification: float = Field(0.5, gt=0, le=1)
 
-    @property
-    def look(self) -> str:
-        """Antony's network has one input size."""
-        return self.kind
-
     def build(self) -> GradingNet:
         """Make the network."""
         from deepknee.antony import AntonyNet
@@ -211,6 +227,7 @@ def _kind(settings: Any) -> str | None:
 
 ModelSettings = Annotated[
     Annotated[SiameseSettings, Tag("siamese")]
+    | Annotated[JointSettings, Tag("resnet18")]
     | Annotated[ResNetSettings, Tag("resnet34")]
     | Annotated[AntonySettings, Tag("antony")],
     Discriminator(

@@ -162,10 +162,10 @@ def grade_knees(grader: Grader, knees: GradedKnees, folder: Path, *, model: str)
         In the order of the knees.
     """
     starts = tqdm(range(0, len(knees), _AT_ONCE), f"grading {len(knees)} knees", leave=False, disable=None)
-    parts = [grader.predict(knees.rois[start : start + _AT_ONCE]) for start in starts]
-    probabilities = np.concatenate([part.probabilities for part in parts])
-    members = [part.members for part in parts if part.members is not None]
-    conformal = parts[0].conformal
+    parts = [grader.judge(knees.rois[start : start + _AT_ONCE]) for start in starts]
+    probabilities = np.concatenate([together for together, _ in parts])
+    members = np.concatenate([each for _, each in parts], axis=1)
+    conformal = grader.conformal
     sets = None if conformal is None else conformal.sets(probabilities)
     names = [name.removeprefix(f"{folder}{os.sep}").replace(os.sep, "/") for name in knees.names]
     table = pd.DataFrame({"knee": names, "subject_id": knees.subjects, "side": map(_side, names)})
@@ -173,7 +173,7 @@ def grade_knees(grader: Grader, knees: GradedKnees, folder: Path, *, model: str)
         model,
         table.assign(true_kl=knees.grades),
         probabilities,
-        np.concatenate(members, axis=1) if len(members[0]) > 1 else None,
+        members if len(members) > 1 else None,
         sets,
         None if conformal is None or sets is None else conformal.abstain(sets),
     )

@@ -15,9 +15,9 @@ from torch.utils.data import Dataset, WeightedRandomSampler
 
 from deepknee.augment import Augmentation, TrainingPictures
 from deepknee.dataset import GradedKnees, PatchDataset, load_split
-from deepknee.ensemble import TASK, GraderSettings
 from deepknee.intensity import Contrast, Intensity
 from deepknee.labels import soft_labels
+from deepknee.member import TASK, GraderSettings
 from deepknee.metrics import grading_metrics
 from deepknee.model import GRADES, GradingNet
 from deepknee.networks import ModelSettings, SiameseSettings, build_net
@@ -67,8 +67,8 @@ class GradingExperiment(Settings):
     task
         Always ``kl``.
     ensemble
-        Name under which trainings that differ in nothing but their seed (or fold) are read as one ensemble, such as
-        those of three files; None reads the folds of this file only.
+        Name under which trainings with the same data and geometry are read as one ensemble, such as three seeds or
+        networks of several kinds, each in a file of its own; None reads the folds of this file only.
     data
         Where the knees come from.
     folds

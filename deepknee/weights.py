@@ -227,8 +227,8 @@ def _check_one_experiment(snapshots: list[Snapshot], where: str, words: str) -> 
             what = (
                 f"two experiments for {words}: {first.experiment} ({first.path}) and {other.experiment} ({other.path})"
             )
-        elif other.settings != first.settings:
-            what = f"{first.path} and {other.path} are both of {first.experiment}, but were trained with other settings"
+        elif (twin := _odd(other, snapshots)) is not None:
+            what = f"{twin.path} and {other.path} are both of {first.experiment}, but were trained with other settings"
         elif any(_part(twin) == _part(other) for twin in snapshots if twin is not other):
             twin = next(twin for twin in snapshots if twin is not other and _part(twin) == _part(other))
             whose = f"{other.member} of {other.experiment}" if other.member else other.experiment
@@ -236,6 +236,18 @@ def _check_one_experiment(snapshots: list[Snapshot], where: str, words: str) -> 
         else:
             continue
         raise WeightsError(f"{where}: {what}; choose by naming the folders of one each: --weights A --weights B ...")
+
+
+def _odd(snapshot: Snapshot, others: list[Snapshot]) -> Snapshot | None:
+    """Find another that it cannot be read with: folds of a training differ in nothing, members in no knee or ROI."""
+    for other in others:
+        if snapshot.member != other.member and all(isinstance(each.settings, dict) for each in (snapshot, other)):
+            same = all(snapshot.settings.get(key) == other.settings.get(key) for key in ("data", "folds", "geometry"))
+        else:
+            same = snapshot.settings == other.settings
+        if not same:
+            return other
+    return None
 
 
 def _part(snapshot: Snapshot) -> tuple[str | None, int | None]:

@@ -21,8 +21,9 @@ from pathlib import Path
 
 from deepknee.calibration import fit_all
 from deepknee.conformal import COVERAGE, LARGEST
-from deepknee.ensemble import Grader, Member, load_member
+from deepknee.ensemble import Grader
 from deepknee.evaluate import evaluate
+from deepknee.member import Member, load_member
 from deepknee.pipeline import DeviceError, choose_device
 from deepknee.predictions import grade_folder
 from deepknee.weights import WeightsError, find_graders

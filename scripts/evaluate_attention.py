@@ -37,7 +37,6 @@ from deepknee.faithfulness import (
     joint_band,
     perturbation_curves,
     random_map,
-    seen_pixels,
     share_inside,
 )
 from deepknee.pipeline import DeviceError, KneeReading, Reader, ReadingError, load_reader
@@ -164,7 +163,7 @@ def measure(knee: KneeReading, graders: dict[str, Grader], who: dict, steps: int
     any_grader = graders["gradcam"]
     geometry = any_grader.geometry
     size, grain_px = geometry.roi_px, BLUR_MM / geometry.spacing_mm
-    seen, band = seen_pixels(any_grader.view), joint_band(knee.frame.to_roi(knee.landmarks), size)
+    seen, band = any_grader.seen, joint_band(knee.frame.to_roi(knee.landmarks), size)
     blurred = blur_rois(knee.roi[None], grain_px)[0]
     heats = {method: grader.predict(knee.roi[None]).attention[0] for method, grader in graders.items()}
     heats |= {RANDOM: random_map(size, grain_px, rng) * seen, BAND: (band & seen).astype(np.float32)}
@@ -172,7 +171,7 @@ def measure(knee: KneeReading, graders: dict[str, Grader], who: dict, steps: int
     who["band_area"] = (band & seen).sum() / seen.sum()
 
     def predict(rois: NDArray[np.uint8]) -> NDArray[np.float64]:
-        return any_grader.predict(rois).probabilities
+        return any_grader.judge(rois)[0]
 
     curves, rows = {}, []
     for name, heat in heats.items():

@@ -7,22 +7,24 @@ from deepknee.attention import (
     METHODS,
     blur_rois,
     enlarge,
-    ensemble_gradcam,
-    ensemble_hirescam,
     fade_edges,
     gradcam,
     hirescam,
     integrated_gradients,
     normalize_maps,
-    pixel_shares,
     smooth_maps,
 )
 from deepknee.cli import ATTENTION
-from deepknee.ensemble import Grader, GraderSettings, Member
+from deepknee.ensemble import Grader
+from deepknee.ensemble_attention import ensemble_gradcam, ensemble_hirescam, pixel_shares
 from deepknee.intensity import Intensity
+from deepknee.member import GraderSettings, Member
 from deepknee.model import KneeNet, pool
 from deepknee.networks import SiameseSettings
 from deepknee.patches import PatchGeometry
+from deepknee.views import Compartments
+
+PATCHES = PatchGeometry(roi_mm=50.0, roi_px=140, crop=136, patch=64, top=40)
 
 
 @pytest.fixture
@@ -114,15 +116,35 @@ def test_networks_that_disagree_cancel_in_hirescam_only(net: KneeNet) -> None:
     with torch.no_grad():
         for part in opposite.final[1].parameters():
             part.neg_()
-    features, grades = [(lateral, medial)] * 2, torch.tensor([1, 2])
+    features, grades, views = [(lateral, medial)] * 2, torch.tensor([1, 2]), [Compartments(PATCHES)] * 2
 
     def classify(pairs):
         return sum(each.classify(*map(pool, maps)) for each, maps in zip((net, opposite), pairs, strict=True))
 
-    assert all(maps.max() < 1e-6 for maps in ensemble_hirescam(features, grades, classify))
-    found = ensemble_gradcam([net, opposite], features, grades)
-    alone = [gradcam(each, (lateral, medial), grades) for each in (net, opposite)]
-    torch.testing.assert_close(found, tuple((a + b) / 2 for a, b in zip(*alone, strict=True)))
+    assert ensemble_hirescam(views, features, grades, classify).max() < 1e-6
+    found = ensemble_gradcam([net, opposite], views, features, grades)
+    alone = [ensemble_gradcam([each], views[:1], features[:1], grades) for each in (net, opposite)]
+    assert all(each.max() > 1e-6 for each in alone)
+    torch.testing.assert_close(found, sum(alone) / 2)
+
+
+def test_maps_of_an_ensemble_share_out_a_logit_over_the_roi(net: KneeNet) -> None:
+    """What is laid on the ROI sums to what the pooled features add to the logit."""
+    with torch.no_grad():
+        net.final[1].weight.abs_()  # features are 0 or more, so nothing is cut off
+    pictures = torch.randn(2, 1, 1, 64, 64)
+    features, grade = net.features(*pictures), torch.tensor([3])
+    with torch.no_grad():
+        added = net.classify(*map(pool, features))[0, 3] - net.final[1].bias[3]
+    (laid,) = ensemble_gradcam([net], [Compartments(PATCHES)], [features], grade)
+    assert laid.shape == (140, 140)
+    assert laid.sum() == pytest.approx(float(added), rel=1e-5)
+
+    def classify(parts):  # a logit in the place of a probability
+        return net.classify(*map(pool, parts[0]))
+
+    (same,) = ensemble_hirescam([Compartments(PATCHES)], [features], grade, classify)
+    torch.testing.assert_close(same, laid)
 
 
 def test_integrated_gradients_of_a_polynomial() -> None:
@@ -157,7 +179,7 @@ def test_shares_of_pixels_sum_to_the_change_of_the_probability(net: KneeNet) -> 
     change = chances(there) - chances(start)
     assert change.abs().min() > 0.02
     rough, fine = (
-        sum(part.sum((1, 2)) for part in pixel_shares(nets, there, start, grades, classify, steps))
+        sum(part.sum((1, 2)) for own in pixel_shares(nets, there, start, grades, classify, steps) for part in own)
         for steps in (8, 128)
     )
     torch.testing.assert_close(fine, change, atol=2e-3, rtol=0)
@@ -172,7 +194,7 @@ def test_what_does_not_differ_from_the_start_has_no_share(net: KneeNet) -> None:
     def classify(features):
         return net.classify(*map(pool, features[0])).softmax(1)
 
-    lateral, medial = pixel_shares([net], [other], [pair], torch.tensor([0, 1]), classify)
+    ((lateral, medial),) = pixel_shares([net], [other], [pair], torch.tensor([0, 1]), classify)
     assert not medial.any()
     assert not lateral[..., :40].any()
     assert lateral[..., 40:].any()
@@ -199,9 +221,8 @@ def medial_grader(method: str, weight: float = 0.3) -> Grader:
             parameter.fill_(0.1)
         net.final[1].weight.zero_()
         net.final[1].weight[2, 4:] = weight
-    geometry = PatchGeometry(roi_mm=50.0, roi_px=140, crop=136, patch=64, top=40)
     intensity = Intensity(mean=0.4, std=0.2)
-    part = Member(net, GraderSettings(model=SiameseSettings(width=1), geometry=geometry, intensity=intensity))
+    part = Member(net, GraderSettings(model=SiameseSettings(width=1), geometry=PATCHES, intensity=intensity))
     return Grader([part, part], attention=method)  # type: ignore[arg-type]
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from deepknee.convert import ConversionError, read_mean_std, read_network
-from deepknee.ensemble import Grader, load_member
+from deepknee.ensemble import Grader
+from deepknee.member import load_member
 from deepknee.model import KneeNet
 from deepknee.weights import WeightsError, find_weights
 from kneel.engine.snapshot import load_snapshot, save_snapshot
@@ -69,7 +70,7 @@ def test_the_command_makes_the_authors_ensemble(tmp_path, monkeypatch):
     grader, expected = Grader.from_snapshots(paths), np.load(PARITY / "deepknee_predict.npz")
     assert grader.mode == "2018"
     for side, roi in (("right", expected["img350"]), ("left", expected["img350"][:, ::-1])):
-        patches = grader._pictures(roi[None], grader.members[0].settings.intensity)
+        patches = grader.members[0].pictures(torch.from_numpy(np.ascontiguousarray(roi)[None, None]))
         for found, name in zip(patches, "lm", strict=True):
             np.testing.assert_allclose(found, expected[f"{side}_{name}"], atol=1e-4)
         grade = grader.predict(roi[None])

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from deepknee.conformal import Conformal
-from deepknee.ensemble import Grader, GraderSettings, Member, load_member
+from deepknee.ensemble import Grader
 from deepknee.intensity import Intensity, adjust_contrast
+from deepknee.member import GraderSettings, Member, load_member
 from deepknee.model import KneeNet
 from deepknee.networks import SiameseSettings, build_net
 from deepknee.patches import PatchGeometry
@@ -86,6 +87,19 @@ def test_no_sets_but_those_of_just_this_ensemble() -> None:
     assert Grader([with_sets(0, 1)], mode="2018").predict(random_rois(1)).sets is None
 
 
+def test_a_temperature_of_an_ensemble_acts_in_it_alone() -> None:
+    """A network by itself, or beside another, is as it was trained; one whose own temperature was given keeps it."""
+    rois, sets = random_rois(3), Conformal(threshold=0.5, networks=2)
+    hot = [member(seed, temperature=2.0) for seed in (0, 1)]
+    fitted = [Member(part.net, part.settings.model_copy(update={"conformal": sets})) for part in hot]
+    plain = [Grader([member(seed)]).predict(rois).probabilities for seed in (0, 1)]
+    warm = [Grader([part]).predict(rois).probabilities for part in hot]
+    assert np.abs(np.subtract(plain, warm)).max() > 0.01
+    np.testing.assert_allclose(Grader(fitted).predict(rois).members, warm, atol=1e-9)
+    np.testing.assert_allclose(Grader(fitted[:1]).predict(rois).members, plain[:1], atol=1e-9)
+    np.testing.assert_allclose(Grader([fitted[0], hot[1]]).predict(rois).members, [plain[0], warm[1]], atol=1e-9)
+
+
 def test_2018_is_the_softmax_of_summed_logits() -> None:
     members, rois = [member(0), member(1), member(2), member(3)], random_rois(2)
     expected = sum(logits(part, rois) for part in members).softmax(1)  # type: ignore[union-attr]
@@ -122,10 +136,20 @@ def test_an_empty_map_stays_empty() -> None:
     assert not Grader([part]).predict(random_rois(1)).attention.any()
 
 
+@pytest.mark.parametrize("mode", ["mean", "2018"])
+def test_grades_without_attention_are_the_same(mode: str) -> None:
+    grader, rois = Grader([member(0), member(1, temperature=2.0)], mode=mode), random_rois(35)  # type: ignore[arg-type]
+    whole = grader.predict(rois)
+    probabilities, members = grader.judge(rois)
+    np.testing.assert_allclose(probabilities, whole.probabilities, atol=1e-12)
+    np.testing.assert_allclose(members, whole.members, atol=1e-12)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("count", [0, 1, 33])
 def test_batches_do_not_matter(count: int) -> None:
     grader, rois = Grader([member(0)]), random_rois(count)
     together = grader.predict(rois)
+    assert [part.shape for part in grader.judge(rois)] == [(count, 5), (1, count, 5)]
     assert together.probabilities.shape == (count, 5)
     assert together.attention.shape == (count, 140, 140)
     for number in range(0, count, 8):

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from deepknee.conformal import Conformal
-from deepknee.ensemble import Grader, GraderSettings, load_member
+from deepknee.ensemble import Grader
 from deepknee.evaluate import WORDS, compare, evaluate, same_knees
 from deepknee.intensity import Intensity
+from deepknee.member import GraderSettings, load_member
 from deepknee.metrics import chance_error, evaluation_metrics
 from deepknee.networks import SiameseSettings, build_net
 from deepknee.patches import PatchGeometry

@@ -12,11 +12,8 @@ from deepknee.faithfulness import (
     joint_band,
     perturbation_curves,
     random_map,
-    seen_pixels,
     share_inside,
 )
-from deepknee.patches import PatchGeometry
-from deepknee.views import Compartments, Window
 from kneel.phantom.cohort import write_cohort
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "evaluate_attention.py"
@@ -115,16 +112,6 @@ def test_random_maps_are_coarse_seeded_and_in_range() -> None:
     assert (first != second).any()
     np.testing.assert_array_equal(first, random_map(60, 10, np.random.default_rng(0)))
     assert np.abs(np.diff(first, axis=1)).max() < 1 / 10 + 1e-6  # bilinear between values 10 pixels apart
-
-
-def test_seen_pixels_are_those_of_the_patches() -> None:
-    geometry = PatchGeometry(roi_mm=50.0, roi_px=140, crop=136, patch=64, top=40)
-    expected = np.zeros((140, 140), bool)
-    expected[42:106, 2:66] = expected[42:106, 74:138] = True
-    np.testing.assert_array_equal(seen_pixels(Compartments(geometry)), expected)
-    whole = np.zeros((140, 140), bool)
-    whole[2:138, 2:138] = True
-    np.testing.assert_array_equal(seen_pixels(Window.crop(geometry)), whole)
 
 
 def straight_knee() -> np.ndarray:

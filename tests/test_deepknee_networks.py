@@ -8,9 +8,10 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from deepknee.ensemble import Grader, GraderSettings, Member
+from deepknee.ensemble import Grader
 from deepknee.intensity import Intensity
-from deepknee.networks import AntonySettings, ModelSettings, ResNetSettings, SiameseSettings, build_net
+from deepknee.member import GraderSettings, Member
+from deepknee.networks import AntonySettings, JointSettings, ModelSettings, ResNetSettings, SiameseSettings, build_net
 from deepknee.patches import PatchGeometry
 from deepknee.views import Compartments, Window, plain_pictures
 from deepknee.weights import WeightsError, find_weights
@@ -19,6 +20,7 @@ from kneel.engine.snapshot import save_snapshot
 GEOMETRY = PatchGeometry(roi_mm=70.0, roi_px=140, crop=120, patch=56, top=30)
 KINDS = [
     SiameseSettings(width=2),
+    JointSettings(kind="resnet18", width=2, input_px=64),
     ResNetSettings(kind="resnet34", input_px=64),
     AntonySettings(kind="antony"),
 ]
@@ -49,8 +51,9 @@ def test_without_a_kind_it_is_the_siamese_network():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"kind": "vgg"}', "kind must be one of siamese, resnet34, antony"),
+        ('{"kind": "vgg"}', "kind must be one of siamese, resnet18, resnet34, antony"),
         ('{"kind": "resnet34", "width": 3}', "width"),
+        ('{"kind": "resnet18", "width": 3}', "multiple of 2"),
         ('{"kind": "antony", "classification": 0.0}', "greater than 0"),
     ],
 )
@@ -116,17 +119,36 @@ def test_every_kind_grades_and_attends_on_the_grid_of_the_roi(model, attention):
     assert grade.attention.max() == pytest.approx(1)
 
 
-def test_kinds_and_modes_are_not_mixed():
-    siamese, resnet, antony = (member(model) for model in KINDS)
-    with pytest.raises(ValueError, match="different kinds cannot be mixed: 'siamese' and 'antony'"):
-        Grader([siamese, antony])
-    other = member(ResNetSettings(kind="resnet34", input_px=96))
-    with pytest.raises(ValueError, match="'resnet34 at 64 px' and 'resnet34 at 96 px'"):
-        Grader([resnet, other])
+@pytest.mark.parametrize("attention", ["gradcam", "hirescam", "integrated"])
+def test_kinds_are_mixed_on_the_grid_of_the_roi(attention):
+    """The mean of their probabilities; attention is wherever one of them looks."""
+    parts = [member(model, seed) for seed, model in enumerate(KINDS)]
+    grader = Grader(parts, attention=attention)
+    grade = grader.predict(rois(2))
+    alone = [Grader([part]).predict(rois(2)).probabilities for part in parts]
+    np.testing.assert_allclose(grade.members, alone, atol=1e-6)
+    np.testing.assert_allclose(grade.probabilities, np.mean(alone, axis=0), atol=1e-6)
+    np.testing.assert_array_equal(grader.seen, np.any([Grader([part]).seen for part in parts], axis=0))
+    assert grader.seen.sum() > Grader(parts[:1]).seen.sum()
+    assert not grade.attention[:, ~grader.seen].any()
+    np.testing.assert_allclose(grade.attention.max((1, 2)), 1)
+
+
+def test_pixels_seen_by_hand():
+    siamese, joint = (Grader([member(model)]).seen for model in KINDS[:2])
+    patches, band = np.zeros((140, 140), bool), np.zeros((140, 140), bool)
+    patches[40:96, 10:66] = patches[40:96, 74:130] = True
+    band[34:106, 10:130] = True  # 0.6 of 120 columns are 72 rows
+    np.testing.assert_array_equal(siamese, patches)
+    np.testing.assert_array_equal(joint, band)
+
+
+def test_modes_are_not_mixed():
+    siamese, antony = member(KINDS[0]), member(KINDS[-1])
     with pytest.raises(ValueError, match="different modes"):
         Grader([siamese, member(KINDS[0], mode="2018")])
-    with pytest.raises(ValueError, match="that is of Siamese networks, and these are antony"):
-        Grader([antony], mode="2018")
+    with pytest.raises(ValueError, match="that is of Siamese networks, and these are siamese, antony"):
+        Grader([siamese, antony], mode="2018")
 
 
 def test_the_mode_is_that_of_the_settings_unless_another_is_asked_for():
@@ -155,10 +177,17 @@ def test_trainings_of_one_ensemble_are_read_together(weights):
     assert [path.stem for path in found.paths("kl")] == ["seed_21_0_1", "seed_42_0_2", "seed_84_0_0"]
 
 
+def test_an_ensemble_may_have_members_of_several_kinds(weights):
+    put(weights, "a", geometry=3, model={"kind": "siamese"}, transfer="c")
+    put(weights, "b", geometry=3, model={"kind": "resnet18"}, transfer=None)
+    assert len(find_weights(weights).paths("kl")) == 2
+
+
 @pytest.mark.parametrize(
     ("second", "words"),
     [
-        ({"name": "b", "width": 3}, "other settings"),
+        ({"name": "b", "geometry": 3}, "other settings"),
+        ({"name": "a", "fold": 1, "width": 3}, "other settings"),
         ({"name": "b", "ensemble": None}, "two experiments for KL grades"),
         ({"name": "a"}, "are both fold 0 of a of siamese"),
     ],

@@ -107,7 +107,12 @@ def test_every_experiment_of_the_paper_trains_two_epochs(phantoms, tmp_path):
 
 
 GRADING = sorted(path for path in FILES if path.parent.name == "kl_experiments" and path.stem != "base")
-SMALL_KINDS = {"siamese": {"width": 2}, "resnet34": {"input_px": 32}, "antony": {}}
+SMALL_KINDS = {
+    "siamese": {"width": 2},
+    "resnet18": {"width": 2, "input_px": 32},
+    "resnet34": {"input_px": 32},
+    "antony": {},
+}
 
 
 @pytest.mark.slow

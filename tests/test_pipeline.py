@@ -11,7 +11,7 @@ from oracle import SHAPE_MM, FakeGrader, FakeLocalizer, film, place_knee
 
 import deepknee
 from deepknee.conformal import Conformal
-from deepknee.ensemble import GraderSettings
+from deepknee.member import GraderSettings
 from deepknee.networks import build_net
 from deepknee.patches import PatchGeometry
 from deepknee.pipeline import DeviceError, Reader, ReadingError, choose_device, load_reader, read_knees
