@@ -14,7 +14,8 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 export DATA_ROOT WORKDIR
 python=$here/.venv/bin/python
 [ -x "$python" ] || python=python3
-seeds="21 42 84"
+starts="chen2018_small chen2018_aligned_seed_42 chen2018_aligned_seed_84"  # what others go on from
+members="chen2018_robust_seed_42 chen2018_robust_seed_84 chen2018_joint_seed_42"
 
 locate() {
     "$python" "$here/scripts/data_stuff/locate_landmarks.py" --images "$DATA_ROOT/$1" --jobs "$JOBS" && return
@@ -24,12 +25,12 @@ locate() {
 locate train
 locate val
 
-experiments="$here/kl_experiments/chen2018_small.yaml"
-for seed in $seeds; do experiments+=":$here/kl_experiments/chen2018_aligned_seed_$seed.yaml"; done
+experiments=""
+for name in $starts $members; do experiments+=" $here/kl_experiments/$name.yaml"; done
 EXPERIMENTS=$experiments "$here/run_experiments.sh"
 
 networks=()
-for seed in $seeds; do networks+=("$WORKDIR/chen2018_aligned_seed_$seed"); done
+for name in $members; do networks+=("$WORKDIR/$name"); done
 "$python" "$here/scripts/calibrate_kl.py" --data "$DATA_ROOT/val" --weights "${networks[@]}"
 for part in val test; do
     if [ ! -d "$DATA_ROOT/$part" ]; then continue; fi
