@@ -11,7 +11,8 @@
 #   FOLDS        only these folds (default: all)
 #   SEEDS        each of these seeds, in runs called NAME_seed_S (default: the seed of the file)
 #   RETRIES      how often what fails is tried again (default: 1)
-#   VISDOM       HOST:PORT of a visdom server for live curves (default: none)
+#   VISDOM_SERVER, PORT  visdom server for live curves and pictures (default: localhost, 8097). Where none answers, one is
+#                started on this machine, for it alone but without a password; it ends with this command. none: no curves.
 #
 # Example:  DATA_ROOT=/data/oai WORKDIR=/data/runs EXPERIMENTS=lc_experiments:hc_experiments FOLDS="0 1" ./run_experiments.sh
 #
@@ -33,6 +34,13 @@ if [ $# = 0 ] && [ -z "${DATA_ROOT:-}" ] && [ -z "${EXPERIMENTS:-}" ]; then
     cohort train 200 1
     cohort val 40 2
     cohort test 40 3
+fi
+
+if [ -z "${VISDOM:-}" ] && [ "${VISDOM_SERVER:-}" != none ] && [ "${1:-}" != --help ] && [ "${1:-}" != -h ]; then
+    # exec keeps the process number: the server ends with the runner, however that ends
+    VISDOM=$("$python" "$here/scripts/visdom_server.py" --beside $$ --host "${VISDOM_SERVER:-localhost}" \
+        --port "${PORT:-8097}" ${WORKDIR:+--log "$WORKDIR/visdom.log"}) || VISDOM=
+    export VISDOM
 fi
 
 exec "$python" "$here/scripts/experiments_runner.py" "$@"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from deepknee.pipeline import KneeReading
+from deepknee.sketch import lay_over
 from kneel.imaging.geometry import RoiFrame
 from kneel.imaging.radiograph import Radiograph, normalize_percentiles
 from kneel.imaging.schema import FEMUR, TIBIA
@@ -106,12 +107,8 @@ def attention_picture(radiograph: Radiograph, knee: KneeReading, size: int = PIC
     frame = view_frame(knee, size)
     heat = knee.attention[:, ::-1] if knee.frame.mirrored else knee.attention
     heat = np.clip(cv2.resize(np.ascontiguousarray(heat), (size, size), interpolation=cv2.INTER_LINEAR), 0, 1)
-    # the dark fifth of the map is left out: attention must not look like a shadow on the film
-    colors = cv2.applyColorMap(np.rint(51 + 204 * heat).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
-    share = 0.65 * heat[..., None]
-    picture = np.rint(_film(radiograph, frame) * (1 - share) + colors * share).astype(np.uint8)
     image = Image.new("RGB", (size, size + BARS_PX), _PAPER)
-    image.paste(Image.fromarray(picture))
+    image.paste(Image.fromarray(lay_over(_film(radiograph, frame)[..., 0] / 255, heat)))
     pen = ImageDraw.Draw(image)
     _label(pen, knee, frame.to_roi(knee.landmarks), size)
     _bars(pen, knee, size)

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -22,8 +22,11 @@ from deepknee.metrics import grading_metrics
 from deepknee.model import GRADES, GradingNet
 from deepknee.networks import ModelSettings, SiameseSettings, build_net
 from deepknee.patches import PatchGeometry
+from deepknee.resample import resampled_metrics
+from deepknee.sketch import sketch_attention
 from deepknee.sources import Source
 from deepknee.views import View, plain_pictures
+from kneel.bootstrap import EPOCH_RESAMPLES, SubjectBootstrap, ends
 from kneel.engine.board import Board
 from kneel.engine.config import ConfigError, Settings, TrainingConfig
 from kneel.engine.fit import FitResult, fit
@@ -193,17 +196,34 @@ class GradingTask:
 
     def training_loss(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
         """Return the loss of this kind of network."""
-        outputs = self._outputs(model, batch)
-        labels = soft_labels(batch[-1], self.experiment.label_spread).to(outputs.dtype)
-        return self.experiment.model.loss(outputs, batch[-1], labels)
+        return self._loss(self._outputs(model, batch), batch[-1])
 
     def predict(self, model: nn.Module, batch: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Grade a batch."""
-        return {"probabilities": self._outputs(model, batch)[:, :GRADES].softmax(1), "grades": batch[-1]}
+        """Grade a batch; of each knee also what training minimises."""
+        outputs, grades = self._outputs(model, batch), batch[-1]
+        losses = [self._loss(*knee) for knee in zip(outputs.split(1), grades.split(1), strict=True)]
+        return {"probabilities": outputs[:, :GRADES].softmax(1), "grades": grades, "loss": torch.stack(losses)}
 
     def metrics(self, outputs: Mapping[str, NDArray]) -> dict[str, float]:
         """Judge the validation set."""
-        return grading_metrics(outputs["probabilities"], outputs["grades"])
+        metrics = grading_metrics(outputs["probabilities"], outputs["grades"])
+        return {**metrics, "val_loss": float(outputs["loss"].mean())}
+
+    def intervals(self, outputs: Mapping[str, NDArray]) -> dict[str, tuple[float, float]]:
+        """Say between which numbers the metrics lie: 95 % bootstrap over subjects."""
+        bootstrap = self._val_bootstrap
+        chances = np.asarray(outputs["probabilities"], np.float64)
+        resampled = resampled_metrics(chances / chances.sum(1, keepdims=True), outputs["grades"], bootstrap)
+        resampled["val_loss"] = bootstrap.means(outputs["loss"])[1]
+        return {name: ends(resampled[name]) for name in self.metrics(outputs)}
+
+    @cached_property
+    def _val_bootstrap(self) -> SubjectBootstrap:
+        return SubjectBootstrap(self.knees[1].subjects, resamples=EPOCH_RESAMPLES)
+
+    def pictures(self, model: nn.Module, batch: Sequence[Tensor]) -> list[NDArray[np.uint8]]:
+        """Draw Grad-CAM of the likeliest grade on what the network sees of the knees of a batch."""
+        return sketch_attention(cast(GradingNet, model), self.view, batch[:-1], batch[-1], self.settings.intensity)
 
     def describe(self) -> dict[str, Any]:
         """Say what rebuilds and uses the network, and what it was trained on."""
@@ -218,6 +238,11 @@ class GradingTask:
             "knees": {part: np.bincount(knees.grades, minlength=GRADES).tolist() for part, knees in parts},
             **({"started_from": self.started_from} if self.started_from else {}),
         }
+
+    def _loss(self, outputs: Tensor, grades: Tensor) -> Tensor:
+        """Return what training minimises, the mean over knees."""
+        labels = soft_labels(grades, self.experiment.label_spread).to(outputs.dtype)
+        return self.experiment.model.loss(outputs, grades, labels)
 
     def _outputs(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
         """Return the logits, and behind them what else the kind's loss needs; a batch ends with its grades."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -196,9 +196,9 @@ class ResNetTask(LandmarkTask):
             net.add_module(CRITERION, self.criterion)
         return net
 
-    def metrics(self, outputs: Any) -> dict[str, float]:
-        """Summarise the errors over the validation set, in mm."""
-        return {name: value for name, value in super().metrics(outputs).items() if name != "spread_mm"}
+    def _by_knee(self, outputs: Mapping[str, NDArray]) -> dict[str, NDArray]:
+        """Return the metrics that are means over knees; without heat maps there is no spread."""
+        return {"val_loss": super()._by_knee(outputs)["val_loss"]}
 
     def describe(self) -> dict[str, Any]:
         """Say what rebuilds the network; no stage of the pipeline takes it for an hourglass."""

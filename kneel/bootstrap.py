@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 RESAMPLES = 2000
+EPOCH_RESAMPLES = 500  # where intervals are taken in every epoch: enough to see, not to print
 Values = NDArray[np.float64]
 
 
@@ -75,6 +76,29 @@ class SubjectBootstrap:
         mean = _ratio(total.sum(0), count.sum(0)).reshape(shape)
         return mean, _ratio(self._weights @ total, self._weights @ count).reshape(-1, *shape)
 
+    def medians(self, values: ArrayLike) -> Values:
+        """Take the median of all numbers of the knees of every resample.
+
+        Parameters
+        ----------
+        values : array_like, shape (N, M)
+            M numbers a knee, finite.
+
+        Returns
+        -------
+        ndarray, shape (R,)
+            The middle one, or the mean of the two middle ones.
+        """
+        numbers = np.asarray(values, float)
+        order = np.argsort(numbers, axis=None, kind="stable")
+        ranked, subject = numbers.ravel()[order], self._subject[order // numbers.shape[1]]
+        medians = np.empty(len(self._weights))
+        for number, weights in enumerate(self._weights.astype(np.int32)):
+            reached = np.cumsum(weights[subject])  # how many numbers of the resample are this small
+            middle = (reached[-1] - 1) // 2, reached[-1] // 2
+            medians[number] = ranked[np.searchsorted(reached, middle, side="right")].mean()
+        return medians
+
     @cached_property
     def sizes(self) -> Values:
         """Number of knees of every resample, shape (R,)."""
@@ -123,6 +147,31 @@ def interval(resampled: ArrayLike, level: float = 0.95) -> tuple[Values, Values]
     ends = np.nanquantile(np.where(some, samples, 0.0), [(1 - level) / 2, (1 + level) / 2], axis=0)
     low, high = np.where(some, ends, np.nan)
     return low, high
+
+
+def ends(resampled: ArrayLike) -> tuple[float, float]:
+    """Cut the 95 % interval out of one resampled figure, shape (R,); see `interval`."""
+    low, high = interval(resampled)
+    return float(low), float(high)
+
+
+def mean_intervals(knees: Mapping[str, ArrayLike], bootstrap: SubjectBootstrap) -> dict[str, tuple[float, float]]:
+    """Say between which numbers means over knees lie.
+
+    Parameters
+    ----------
+    knees : mapping of str to array_like, shape (N,)
+        By name, a number a knee.
+    bootstrap : SubjectBootstrap
+        Of these knees.
+
+    Returns
+    -------
+    dict of str to (float, float)
+        95 % interval by the same names.
+    """
+    _, resampled = bootstrap.means(np.stack([np.asarray(values, float) for values in knees.values()], axis=1))
+    return {name: ends(samples) for name, samples in zip(knees, resampled.T, strict=True)}
 
 
 def _ratio(total: Values, count: Values) -> Values:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kneel.bootstrap import SubjectBootstrap, ends, mean_intervals
+
 OUTLIER_MM = 10.0
 BOUNDS_MM = (1, 1.5, 2, 2.5)
 SUCCESS_BOUNDS_MM = (*BOUNDS_MM, 4)
@@ -20,6 +22,7 @@ METRICS = {
     **{f"within_{bound:g}mm": "max" for bound in BOUNDS_MM},
     "outliers": "min",
     "spread_mm": "min",
+    "val_loss": "min",
 }
 
 
@@ -64,6 +67,30 @@ def error_summary(errors_mm: ArrayLike) -> dict[str, float]:
         **within,
         "outliers": float(outliers(errors).mean()),
     }
+
+
+def error_intervals(errors_mm: ArrayLike, bootstrap: SubjectBootstrap) -> dict[str, tuple[float, float]]:
+    """Say between which numbers the errors of a set of knees lie.
+
+    Parameters
+    ----------
+    errors_mm : array_like, shape (N, M)
+        From `radial_errors`.
+    bootstrap : SubjectBootstrap
+        Of these knees.
+
+    Returns
+    -------
+    dict of str to (float, float)
+        95 % interval of each figure of `error_summary`.
+    """
+    errors = np.asarray(errors_mm, float)
+    knees = {
+        "error_mm": errors.mean(axis=1),
+        **{f"within_{bound:g}mm": (errors <= bound).mean(axis=1) for bound in BOUNDS_MM},
+        "outliers": outliers(errors).astype(float),
+    }
+    return {**mean_intervals(knees, bootstrap), "median_mm": ends(bootstrap.medians(errors))}
 
 
 def bone_errors(errors_mm: ArrayLike, points: Mapping[str, Sequence[int]]) -> NDArray[np.float64]:

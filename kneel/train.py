@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from kneel.augment import training_transform, validation_transform
+from kneel.bootstrap import EPOCH_RESAMPLES, SubjectBootstrap, mean_intervals
 from kneel.dataset import LandmarkDataset, LandmarkSample
 from kneel.engine.board import Board
 from kneel.engine.config import ConfigError
@@ -25,11 +26,12 @@ from kneel.engine.record import finished_best
 from kneel.engine.snapshot import load_snapshot
 from kneel.experiment import LandmarkExperiment
 from kneel.losses import build_criterion, visible_mean
-from kneel.metrics import error_summary, radial_errors
+from kneel.metrics import error_intervals, error_summary, radial_errors
 from kneel.mixup import Pass, mixup_passes
 from kneel.network import CRITERION, LandmarkNet, Located, build_network, network_arguments, network_weights
 from kneel.samples import Split, load_samples
 from kneel.shape import MeanShape
+from kneel.sketch import sketch_points
 
 LANDMARKS = {"lc": 1, "hc": 16}
 
@@ -161,15 +163,39 @@ class LandmarkTask:
         return error + self.experiment.loss.spread * visible_mean(located.spread[..., None], visible, seen)
 
     def predict(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Locate the points of a batch."""
+        """Locate the points of a batch; of each knee also what training minimises, of which no point is left out."""
         located = model(batch["picture"])
-        return {"points": located.points, "truth": batch["points"], "spread": located.spread}
+        loss = self.criterion(located.points, batch["points"]).mean((1, 2))
+        loss = loss + self.experiment.loss.spread * located.spread.mean(1)
+        return {"points": located.points, "truth": batch["points"], "spread": located.spread, "loss": loss}
 
     def metrics(self, outputs: Mapping[str, NDArray]) -> dict[str, float]:
         """Summarise the errors over the validation set, in mm."""
-        spacing = self.experiment.roi.spacing_mm
-        errors = radial_errors(outputs["points"], outputs["truth"], spacing)
-        return {**error_summary(errors), "spread_mm": float(outputs["spread"].mean() * spacing)}
+        means = {name: float(values.mean()) for name, values in self._by_knee(outputs).items()}
+        return {**error_summary(self._errors(outputs)), **means}
+
+    def intervals(self, outputs: Mapping[str, NDArray]) -> dict[str, tuple[float, float]]:
+        """Say between which numbers the metrics lie: 95 % bootstrap over subjects."""
+        subjects = self._val_bootstrap
+        return error_intervals(self._errors(outputs), subjects) | mean_intervals(self._by_knee(outputs), subjects)
+
+    @cached_property
+    def _val_bootstrap(self) -> SubjectBootstrap:
+        return SubjectBootstrap([sample.subject_id for sample in self.samples[1]], resamples=EPOCH_RESAMPLES)
+
+    def _errors(self, outputs: Mapping[str, NDArray]) -> NDArray[np.float64]:
+        return radial_errors(outputs["points"], outputs["truth"], self.experiment.roi.spacing_mm)
+
+    def _by_knee(self, outputs: Mapping[str, NDArray]) -> dict[str, NDArray]:
+        """Return the metrics that are means over knees, as numbers of each knee."""
+        return {"spread_mm": outputs["spread"].mean(1) * self.experiment.roi.spacing_mm, "val_loss": outputs["loss"]}
+
+    def pictures(self, model: nn.Module, batch: dict[str, Tensor]) -> list[NDArray[np.uint8]]:
+        """Draw truth and prediction on the pictures of a batch."""
+        located = model(batch["picture"])
+        parts = (batch["picture"][:, 0], located.points, batch["points"])
+        arrays = (part.float().cpu().numpy() for part in parts)
+        return [sketch_points(*knee, mm_per_px=self.experiment.roi.spacing_mm) for knee in zip(*arrays, strict=True)]
 
     def describe(self) -> dict[str, Any]:
         """Say what rebuilds and uses the network: task, experiment, network arguments with normalisation, ROI."""

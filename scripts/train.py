@@ -15,18 +15,17 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 import traceback
 from pathlib import Path
 from typing import Literal
 
+from board_options import add_board_options, choose_board
 from pydantic import BaseModel, ConfigDict
 
 from deepknee.train import GradingExperiment, train_grader
 from kneel.authors import is_authors_file, load_landmark_experiment
 from kneel.engine.atomic import DiskFull
-from kneel.engine.board import Board, VisdomBoard
 from kneel.engine.config import ConfigError, load_config
 from kneel.engine.fit import FitResult
 from kneel.engine.folds import LeakageError
@@ -107,24 +106,20 @@ def parse() -> argparse.Namespace:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--resume", action="store_true", help="go on after the last complete epoch, if there is one")
     group.add_argument("--overwrite", action="store_true", help="replace a run that is there")
-    parser.add_argument(
-        "--visdom",
-        metavar="HOST:PORT",
-        default=os.environ.get("VISDOM"),
-        help="also draw the curves on this visdom server, e.g. localhost:8097 (default: $VISDOM, else none)",
-    )
+    add_board_options(parser)
     return parser.parse_args()
 
 
 def train(arguments: argparse.Namespace) -> FitResult:
     """Hand the experiment to the package that it is for."""
     name, experiment = with_seed(arguments.experiment.stem, read_experiment(arguments.experiment), arguments.seed)
+    folder = arguments.workdir / name / f"fold_{arguments.fold}"
     settings = {
         "name": name,
         "fold": arguments.fold,
         "resume": arguments.resume,
         "overwrite": arguments.overwrite,
-        "board": board(arguments.visdom, f"{name}_fold_{arguments.fold}"),
+        "board": choose_board(arguments, folder) if is_main_process() else None,
     }
     train_fold = train_grader if isinstance(experiment, GradingExperiment) else train_landmarks
     return train_fold(experiment, arguments.data_root, arguments.workdir, **settings)
@@ -156,16 +151,6 @@ def with_seed(name: str, experiment: Experiment, seed: int | None) -> tuple[str,
     if isinstance(experiment, GradingExperiment):
         changes["ensemble"] = experiment.ensemble or name
     return run_name(name, seed), experiment.model_copy(update=changes)
-
-
-def board(address: str | None, environment: str) -> Board | None:
-    """Connect to a visdom server if one is asked for."""
-    if not address or not is_main_process():
-        return None
-    host, _, port = address.rpartition(":")
-    if not port.isdigit():
-        raise ConfigError(f"--visdom {address}: must be HOST:PORT, such as localhost:8097")
-    return VisdomBoard(f"http://{host or 'localhost'}", int(port), environment)
 
 
 if __name__ == "__main__":

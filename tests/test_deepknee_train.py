@@ -8,6 +8,7 @@ import torch
 
 from deepknee.dataset import GradedKnees
 from deepknee.ensemble import Grader
+from deepknee.metrics import grading_metrics
 from deepknee.patches import PatchGeometry
 from deepknee.train import GradingExperiment, GradingTask, grey_statistics, train_grader
 from deepknee.views import Compartments
@@ -57,7 +58,7 @@ def test_a_training_learns_and_its_snapshot_grades(root: Path, tmp_path: Path) -
     assert result.best_metric > 0.6
     task = GradingTask(settings, root, name="kl")
     grade = Grader.from_snapshots([result.path_best]).predict(task.knees[1].rois)
-    found = task.metrics({"probabilities": grade.probabilities, "grades": task.knees[1].grades})
+    found = grading_metrics(grade.probabilities, task.knees[1].grades)
     assert found["kappa"] == pytest.approx(result.best_metric, abs=1e-6)
     assert found["cross_entropy"] == pytest.approx(result.history[result.best_epoch - 1]["cross_entropy"], abs=1e-4)
     meta = json.loads(result.path_best.with_suffix(".json").read_text())

@@ -460,15 +460,17 @@ def test_auto_precision_is_bf16_only_where_the_cpu_has_it(tmp_path, monkeypatch,
 
 
 def test_a_board_sees_all_epochs_also_after_a_resume(tmp_path):
-    shown = []
+    shown, calls = [], []
 
     class Watcher:
-        def scalars(self, epoch, values):
-            shown.append((epoch, values["loss"]))
+        def show(self, rows, pictures):
+            shown[:] = [(row["epoch"], row["loss"]) for row in rows]
+            calls.append(len(rows))
 
     run(tmp_path, epochs=2)
     result = run(tmp_path, resume=True, epochs=3, board=Watcher())
     assert shown == [(row["epoch"], row["loss"]) for row in result.history]
+    assert calls == [2, 3]
 
 
 def test_last_state_holds_the_optimizer_exactly(tmp_path):

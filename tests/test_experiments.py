@@ -163,6 +163,7 @@ def test_what_would_fail_again_is_tried_once_told_once_and_stands_in_the_log(tmp
     experiments.mkdir()
     (experiments / "lost.yaml").write_text(f"base: {ROOT}/lc_experiments/base.yaml\n")
     environment = {"EXPERIMENTS": experiments, "DATA_ROOT": tmp_path, "WORKDIR": tmp_path / "the runs", "FOLDS": "0 1"}
+    environment["VISDOM_SERVER"] = "none"
     command = [ROOT / "run_experiments.sh", "--retries", "3", "--per_gpu", "2"]
     result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
     assert result.returncode == 1, result.stderr

@@ -1,160 +1,230 @@
-"""Curves of a training: a CSV always, a visdom server when asked and reachable."""
+"""What a training shows of itself: ``metrics.csv`` always, curves and pictures on a board when one is asked for."""
 
 import csv
 import io
-import socket
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
-from urllib.parse import urlsplit
+from typing import Protocol
 
-import numpy as np
+from kneel.engine.atomic import write_atomic
+from kneel.engine.pictures import Picture, encode_jpeg
 
-from kneel.engine.snapshot import write_atomic
+METRICS = "metrics.csv"
+PICTURES = "pictures"
+_ENDS = ("_low", "_high")
 
-_SECONDS = 3.0  # patience with a visdom server
+Rows = Sequence[Mapping[str, float]]
 
 
 class Board(Protocol):
-    """Something that shows the numbers of an epoch."""
+    """Something that shows how a training goes."""
 
-    def scalars(self, epoch: int, values: Mapping[str, float]) -> None:
+    def show(self, rows: Rows, pictures: Mapping[int, Path]) -> None:
         """
-        Show the numbers of one epoch; epochs come in order, after a resume from the first one on.
+        Show all epochs that are over, in place of what was shown of this training before: nothing is shown twice.
+
+        A board that cannot be reached warns once and lets the training go on.
 
         Parameters
         ----------
-        epoch
-            Epochs that are over, from 1.
-        values
-            Number by name, the same names every epoch.
+        rows
+            One an epoch, from the first on, the same names in all, such as
+            ``{"epoch": 1, "kappa": 0.8, "kappa_low": 0.7, "kappa_high": 0.9}``.
+        pictures
+            JPEG file by epoch, in order; not every epoch must have one.
         """
 
 
-class MetricsCsv:
+class Showing:
     """
-    Table with one row an epoch, exact decimal numbers, complete on disk after every row.
+    ``metrics.csv`` and ``pictures/`` in the folder of a training, and the board that shows them.
+
+    Parameters
+    ----------
+    folder
+        The folder; it need not exist yet.
+    board
+        None shows nothing and keeps no pictures.
+    """
+
+    def __init__(self, folder: Path, board: Board | None) -> None:
+        self._folder = folder
+        self.board = board
+
+    def begin(self, rows: Rows) -> None:
+        """
+        Show the epochs that a resumed training has behind it; forget the pictures of all others.
+
+        Parameters
+        ----------
+        rows
+            One an epoch that is over, none for a new training.
+        """
+        for epoch, path in find_pictures(self._folder).items():
+            if epoch > len(rows):
+                path.unlink()
+        if rows:
+            self.epoch(rows, None)
+
+    def epoch(self, rows: Rows, picture: Picture | None) -> None:
+        """
+        Show the epoch that is over.
+
+        Parameters
+        ----------
+        rows
+            One an epoch, its own included.
+        picture
+            Its picture, where there is one.
+        """
+        write_metrics(self._folder / METRICS, rows)
+        if picture is not None:
+            path = picture_path(self._folder, len(rows))
+            path.parent.mkdir(exist_ok=True)
+            write_atomic(path, encode_jpeg(picture))
+        if self.board is not None:
+            self.board.show(rows, find_pictures(self._folder))
+
+
+def replay(folder: Path, board: Board) -> int:
+    """
+    Show on a board what the folder of a training holds.
+
+    Parameters
+    ----------
+    folder
+        With ``metrics.csv``, and perhaps ``pictures/``.
+    board
+        Where to.
+
+    Returns
+    -------
+    int
+        Number of epochs.
+
+    Raises
+    ------
+    ValueError
+        ``metrics.csv`` is no table of a training.
+    """
+    rows = read_metrics(folder / METRICS)
+    board.show(rows, {epoch: path for epoch, path in find_pictures(folder).items() if epoch <= len(rows)})
+    return len(rows)
+
+
+def write_metrics(path: Path, rows: Rows) -> None:
+    """
+    Write the table with one row an epoch, exact decimal numbers; readers see all of it or the one before.
 
     Parameters
     ----------
     path
-        The CSV file; a file of an earlier run is replaced with the first row.
+        The CSV file.
+    rows
+        At least one; the first decides the columns.
+
+    Raises
+    ------
+    ValueError
+        When a row has other names than the first.
     """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._rows: list[dict[str, float]] = []
-
-    def scalars(self, epoch: int, values: Mapping[str, float]) -> None:
-        """
-        Add the row of an epoch and rewrite the file.
-
-        Parameters
-        ----------
-        epoch
-            Epochs that are over, from 1.
-        values
-            Number by name; the first row decides the columns.
-
-        Raises
-        ------
-        ValueError
-            When the names are not those of the first row.
-        """
-        row = {"epoch": epoch, **values}
-        if self._rows and set(row) != set(self._rows[0]):
-            odd = ", ".join(sorted(set(row) ^ set(self._rows[0])))
-            raise ValueError(f"{self._path}: epoch {epoch}: other columns than in the first row: {odd}")
-        self._rows.append(row)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(self._rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self._rows)
-        write_atomic(self._path, text.getvalue().encode())
+    for row in rows:
+        if set(row) != set(rows[0]):
+            odd = ", ".join(sorted(set(row) ^ set(rows[0])))
+            raise ValueError(f"{path}: epoch {row['epoch']}: other columns than in the first row: {odd}")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue().encode())
 
 
-class VisdomBoard:
+def read_metrics(path: Path) -> list[dict[str, float]]:
     """
-    Curves on a visdom server, one window a quantity; ``train_loss`` and ``loss`` share the window ``loss``.
-
-    A server that cannot be reached, now or later, costs one warning and nothing else.
+    Read what `write_metrics` wrote.
 
     Parameters
     ----------
-    server
-        Host or URL; only this machine unless told otherwise.
-    port
-        Port of the server.
-    env
-        Visdom environment, such as the experiment's name.
+    path
+        The CSV file.
+
+    Returns
+    -------
+    list of dict
+        One an epoch; NaN is a number that had no value.
+
+    Raises
+    ------
+    ValueError
+        The file is no such table: says the line.
     """
-
-    def __init__(self, server: str = "http://localhost", port: int = 8097, env: str = "main") -> None:
-        self._where = f"{server}:{port}"
-        self._client: Any = None
-        self._windows: set[str] = set()
-        url = server if "//" in server else f"http://{server}"
-        try:
-            # Asked first, because visdom's own start waits and retries for long.
-            socket.create_connection((urlsplit(url).hostname or server, port), timeout=_SECONDS).close()
-            self._client = _connect(url, port, env)
-        except OSError as error:
-            self._give_up(error)
-
-    def scalars(self, epoch: int, values: Mapping[str, float]) -> None:
-        """
-        Add one point to every curve.
-
-        Parameters
-        ----------
-        epoch
-            Epochs that are over, from 1.
-        values
-            Number by name; names that differ in ``train_`` or ``val_`` in front share a window.
-        """
-        for name, value in values.items():
-            if self._client is None:
-                return
-            window = name.removeprefix("train_").removeprefix("val_")
-            options = {"title": window, "xlabel": "epoch", "showlegend": True}
-            # The first point replaces what an earlier run left in the window.
-            update = "append" if window in self._windows else None
+    rows: list[dict[str, float]] = []
+    with path.open(newline="", encoding="utf-8") as file:
+        for line, row in enumerate(csv.DictReader(file), 2):
             try:
-                self._client.line(
-                    Y=np.array([value]), X=np.array([epoch]), win=window, name=name, update=update, opts=options
-                )
-            except OSError as error:
-                self._give_up(error)
-            self._windows.add(window)
-
-    def _give_up(self, error: OSError) -> None:
-        self._client = None
-        warnings.warn(f"no visdom at {self._where} ({error}); the curves are in metrics.csv", stacklevel=3)
+                rows.append({**{name: float(value) for name, value in row.items()}, "epoch": int(row["epoch"])})
+            except (KeyError, TypeError, ValueError):
+                raise ValueError(f"{path}, line {line}: must hold an epoch and numbers, found {row}") from None
+    return rows
 
 
-def show(boards: Iterable[Board], row: Mapping[str, float]) -> None:
+def quantities(row: Mapping[str, float]) -> list[str]:
     """
-    Show the row of an epoch on every board.
+    Name what a row tells of its epoch; the ends of an interval, ``NAME_low`` and ``NAME_high``, belong to NAME.
 
     Parameters
     ----------
-    boards
-        Where to.
     row
-        Number by name, ``epoch`` among them.
+        Of ``metrics.csv``.
+
+    Returns
+    -------
+    list of str
+        In the order of the columns.
     """
-    for board in boards:
-        board.scalars(int(row["epoch"]), {key: value for key, value in row.items() if key != "epoch"})
+    ends = {f"{name}{end}" for name in row for end in _ENDS}
+    return [name for name in row if name != "epoch" and name not in ends]
 
 
-def _connect(url: str, port: int, env: str) -> Any:
-    import visdom  # only when asked for: slow, and absent on many clusters
+def with_intervals(metrics: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """
+    Put the ends of each interval behind its metric, as columns of their own.
 
-    class Client(visdom.Visdom):
-        def _handle_post(self, url: str, data: Any = None) -> str:
-            # visdom waits for ever; a hung server must not hang the training.
-            session: Any = self.session  # type: ignore[attr-defined] # not in visdom's stubs
-            return str(session.post(url, data=data, timeout=_SECONDS).text)
+    Parameters
+    ----------
+    metrics
+        Number by name.
+    intervals
+        Low and high end by name of a metric; rounded to six digits, for they are estimates.
 
-    return Client(server=url, port=port, env=env, raise_exceptions=True, use_incoming_socket=False)
+    Returns
+    -------
+    dict of float
+        ``NAME``, ``NAME_low``, ``NAME_high``.
+
+    Raises
+    ------
+    ValueError
+        When an interval is of no metric, or its columns have a metric's name.
+    """
+    row: dict[str, float] = {}
+    unknown = sorted(set(intervals) - set(metrics))
+    if unknown:
+        raise ValueError(f"intervals: {', '.join(unknown)}: no metric of that name")
+    for name, value in metrics.items():
+        ends = zip(_ENDS, intervals.get(name, ()), strict=False)
+        row |= {name: value, **{f"{name}{end}": float(f"{at:.6g}") for end, at in ends}}
+    if len(row) != len(metrics) + 2 * len(intervals):
+        raise ValueError(f"intervals: _low and _high end the name of a metric itself: {', '.join(metrics)}")
+    return row
+
+
+def picture_path(folder: Path, epoch: int) -> Path:
+    """Say where the picture of an epoch lies in the folder of a training."""
+    return folder / PICTURES / f"{epoch:04}.jpg"
+
+
+def find_pictures(folder: Path) -> dict[int, Path]:
+    """List the pictures in the folder of a training by their epoch, in order."""
+    found = {int(path.stem): path for path in (folder / PICTURES).glob("*.jpg") if path.stem.isdecimal()}
+    return dict(sorted(found.items()))

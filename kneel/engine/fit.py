@@ -7,7 +7,7 @@ from pathlib import Path
 from termcolor import colored
 from tqdm import tqdm
 
-from kneel.engine.board import Board, MetricsCsv, show
+from kneel.engine.board import Board, Showing, quantities
 from kneel.engine.config import TrainingConfig
 from kneel.engine.cpu import cpu_threads, keep_freed_memory
 from kneel.engine.hold import hold
@@ -72,7 +72,7 @@ def fit(
     overwrite
         Replace the run that is in the folder.
     board
-        Shows the curves as they grow, besides ``metrics.csv``.
+        Shows curves and pictures as they grow, besides ``metrics.csv``; with it ``pictures/`` are kept, one an epoch.
     cpu
         Leave a GPU alone even if there is one.
 
@@ -109,10 +109,10 @@ def fit(
 def _train(trainer: Trainer, folder: Path, resume: bool, board: Board | None) -> Record:
     config, described = trainer.config, trainer.task.describe()
     record = Record(folder, config, described, trainer.world)
-    boards = [MetricsCsv(folder / "metrics.csv"), *([board] if board else [])] if trainer.is_main else []
+    showing = Showing(folder, board) if trainer.is_main else None
     trainer.open(record, resume)
-    for row in record.history:
-        show(boards, row)
+    if showing:
+        showing.begin(record.history)
     if trainer.is_main and len(record.history) < config.epochs:
         settings = {**described.get("experiment", {}), "training": config.model_dump(mode="json")}
         record_start(folder, settings, trainer.accelerator.device, len(record.history))
@@ -123,14 +123,14 @@ def _train(trainer: Trainer, folder: Path, resume: bool, board: Board | None) ->
         metrics = trainer.validate(epoch)
         record.history.append({"epoch": epoch + 1, "learning_rate": rate, "train_loss": train_loss, **metrics})
         trainer.save(record)
-        show(boards, record.history[-1])
-        if trainer.is_main:
+        if showing:
+            showing.epoch(record.history, trainer.picture() if board else None)
             _report(record, config.epochs, time.monotonic() - began)
     return record
 
 
 def _report(record: Record, epochs: int, seconds: float) -> None:
     row = record.history[-1]
-    numbers = "  ".join(f"{key} {value:.4g}" for key, value in row.items() if key != "epoch")
+    numbers = "  ".join(f"{key} {row[key]:.4g}" for key in quantities(row))
     mark = colored("  best", "green") if record.best is row else ""
     tqdm.write(f"epoch {row['epoch']}/{epochs}  {numbers}  ({seconds:.1f} s){mark}")

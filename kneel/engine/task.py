@@ -1,10 +1,11 @@
 """What the engine needs to know of a task."""
 
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -111,4 +112,47 @@ class Task(Protocol):
         dict
             JSON: ``task``, the resolved experiment, model arguments, normalisation. It becomes part of the
             snapshot's metadata and must be the same when a training is resumed.
+        """
+
+
+@runtime_checkable
+class Judged(Protocol):
+    """A task that says how sure its metrics are; what they add to an epoch must be little."""
+
+    def intervals(self, outputs: dict[str, np.ndarray]) -> dict[str, tuple[float, float]]:
+        """
+        Say between which numbers the metrics lie.
+
+        Parameters
+        ----------
+        outputs
+            As for `Task.metrics`.
+
+        Returns
+        -------
+        dict of (float, float)
+            Low and high end by the name of the metric, for as many of them as there are intervals for; the same names
+            every epoch, and the same numbers for the same outputs.
+        """
+
+
+@runtime_checkable
+class Pictured(Protocol):
+    """A task that can draw what its network predicts."""
+
+    def pictures(self, model: nn.Module, batch: Any) -> Sequence[NDArray[np.uint8]]:
+        """
+        Draw the predictions of a few validation samples.
+
+        Parameters
+        ----------
+        model
+            In evaluation mode, the network itself: its methods may be called.
+        batch
+            As for `Task.predict`.
+
+        Returns
+        -------
+        sequence of ndarray, shape (h, w, 3), uint8
+            RGB, one a sample, all of one size.
         """

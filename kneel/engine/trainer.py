@@ -13,16 +13,18 @@ from accelerate.utils import send_to_device
 from torch.utils.data import Dataset
 
 from kneel.engine.averaging import WeightAverage
+from kneel.engine.board import with_intervals
 from kneel.engine.config import ConfigError, TrainingConfig
 from kneel.engine.cpu import cpu_has_bf16, lay_out
 from kneel.engine.loading import KeyedSamples, make_loader, train_batches, val_batches
 from kneel.engine.optim import build_optimizer, learning_rate
 from kneel.engine.parallel import Share, share_layers, shared
+from kneel.engine.pictures import Picture, draw
 from kneel.engine.precision import in_float64
 from kneel.engine.processes import process_count, progress
 from kneel.engine.record import Record, Row
 from kneel.engine.seeding import derive_seed, seed_everything
-from kneel.engine.task import Task
+from kneel.engine.task import Judged, Pictured, Task
 
 _log = logging.getLogger(__name__)
 _OURS = ("epoch", "learning_rate", "train_loss")  # columns that the engine adds to the task's metrics
@@ -135,7 +137,15 @@ class Trainer:
                 raise ValueError(f"predict: shapes {odd}: the first dimension must be the batch, {len(numbers)}")
             parts.append(outputs)
         gathered = {key: self._gather(torch.cat([part[key] for part in parts]), length) for key in parts[0]}
-        return _checked(self.task.metrics(gathered), self.config.monitor, epoch)
+        metrics = _checked(self.task.metrics(gathered), self.config.monitor, epoch)
+        return with_intervals(metrics, self.task.intervals(gathered)) if isinstance(self.task, Judged) else metrics
+
+    def picture(self) -> Picture | None:
+        """Draw what the network that is judged makes of a few validation samples, where the task draws."""
+        if not isinstance(self.task, Pictured):
+            return None
+        self._seed("pictures")
+        return draw(self.task, (self.average and self.average.module) or self.module, self.val_set, self._to_device)
 
     def _gather(self, mine: torch.Tensor, length: int) -> np.ndarray:
         """Bring the ranks' samples into the order of the validation set; drop those that were dealt twice."""
