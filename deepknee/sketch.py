@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -38,8 +39,8 @@ def sketch_attention(
 
     Returns
     -------
-    list of ndarray, shape (SKETCH_PX, SKETCH_PX, 3), uint8
-        RGB; black where the network sees nothing.
+    list of ndarray, shape (h, SKETCH_PX, 3), uint8
+        RGB, as much of the ROI as the network sees.
     """
     features = net.features(*map(intensity.standardize, pictures))
     chances = net.judge(*features).float().softmax(1)
@@ -47,7 +48,8 @@ def sketch_attention(
     maps = gradcam(net, features, predicted)
     heat = normalize_maps(view.merge(*(enlarge(each, view.size) for each in maps)))
     seen = view.merge(*(picture[:, 0] for picture in pictures))
-    arrays = (part.detach().float().cpu().numpy() for part in (seen, heat, chances))
+    box = _box(view.merge(*(torch.ones_like(picture[0, 0]) for picture in pictures)))
+    arrays = (part.detach().float().cpu().numpy() for part in (seen[:, *box], heat[:, *box], chances))
     knees = zip(*arrays, grades.tolist(), predicted.tolist(), strict=True)
     return [
         write_label(lay_over(_enlarge(grey), _enlarge(warm)), f"KL {true}, read {read} ({chance[read]:.2f})")
@@ -74,6 +76,13 @@ def lay_over(grey: NDArray[np.floating], heat: NDArray[np.floating]) -> NDArray[
     return np.rint(255 * grey[..., None] * (1 - share) + colors * share).astype(np.uint8)
 
 
+def _box(seen: Tensor) -> tuple[slice, slice]:
+    """Return the rows and columns of a picture, shape (S, S), in which anything is not 0."""
+    there = [(seen != 0).any(axis).nonzero()[:, 0].tolist() for axis in (1, 0)]
+    rows, columns = (slice(numbers[0], numbers[-1] + 1) for numbers in there)
+    return rows, columns
+
+
 def _enlarge(picture: NDArray[np.float32]) -> NDArray[np.float32]:
-    size = SKETCH_PX, SKETCH_PX
+    size = SKETCH_PX, round(SKETCH_PX * picture.shape[0] / picture.shape[1])
     return np.clip(cv2.resize(np.ascontiguousarray(picture), size, interpolation=cv2.INTER_LINEAR), 0, 1)

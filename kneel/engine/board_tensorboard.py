@@ -55,11 +55,16 @@ class TensorBoard:
                 if name != "epoch":
                     self._writer.add_scalar(name, value, int(row["epoch"]))
         self._shown = len(rows)
-        for epoch in pictures.keys() - self._pictured:
+        for epoch in sorted(pictures.keys() - self._pictured):
             with Image.open(pictures[epoch]) as image:
                 self._writer.add_image("predictions", np.asarray(image.convert("RGB")), epoch, dataformats="HWC")
             self._pictured.add(epoch)
         self._writer.flush()
+
+    def close(self) -> None:
+        """Close the file; a training that ends does without, for every epoch is flushed."""
+        if self._writer is not None:
+            self._writer.close()
 
     def _start(self, rows: Rows) -> None:
         for path in self._folder.glob("events.out.tfevents.*"):

@@ -21,6 +21,7 @@ _PATIENCE = 3.0  # seconds with a server that does not answer
 _PAUSES = 60.0, 3600.0  # seconds until a silent server is tried again, and their limit: they double
 _SLIDER = 24  # pictures at most in the window: visdom works on all of them for each one that is added
 _QUALITY = 85
+_SLIDER_PX = 60  # its height under the pictures
 
 
 class VisdomBoard:
@@ -90,6 +91,8 @@ class VisdomBoard:
                 "caption": f"epoch {epoch}",
                 "jpgquality": _QUALITY,
                 "store_history": True,
+                "width": picture.shape[2],
+                "height": picture.shape[1] + _SLIDER_PX,
             }
             self._client.image(picture, win="pictures", opts=options)
             self._shown.append(epoch)
@@ -167,9 +170,10 @@ def _draw(client: Any, title: str, epochs: Sequence[int], curves: Sequence[Curve
         "height": 300,
         "marginleft": 50,
         "marginright": 20,
-        "margintop": 40,
+        "margintop": 30,
         "marginbottom": 40,
         "traceopts": {"plotly": traces},
+        "layoutopts": {"plotly": {"title": ""}},  # the window's own bar says it
     }
     points = np.array(columns, float).T
     client.line(points, np.array(epochs, float), win=title, opts=options)
