@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -238,3 +239,30 @@ def test_replay_rebuilds_a_board_from_its_folder(port, tmp_path):
     )
     assert lost.returncode == 1
     assert "no visdom at" in lost.stderr
+
+
+@pytest.mark.slow
+def test_the_page_shows_the_board_in_a_browser(port, tmp_path):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium is installed")
+    if "stays blank" in page_state():
+        pytest.skip("the page's scripts are not there: scripts/visdom_server.py --fetch")
+    fill(tmp_path, VisdomBoard("127.0.0.1", port, "page"), 1, 2)
+    command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=15000", "--dump-dom"]
+    done = subprocess.run(
+        [*command, f"--user-data-dir={tmp_path}/profile", f"http://127.0.0.1:{port}/env/page"],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    for seen in ("train_loss", "val_loss", "kappa", "learning_rate", "epoch 2", "data:image/jpeg"):
+        assert seen in done.stdout, done.stderr
+
+
+def page_state():
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); import visdom_server as v; print(v.missing_page())"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

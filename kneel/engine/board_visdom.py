@@ -21,7 +21,7 @@ _PATIENCE = 3.0  # seconds with a server that does not answer
 _PAUSES = 60.0, 3600.0  # seconds until a silent server is tried again, and their limit: they double
 _SLIDER = 24  # pictures at most in the window: visdom works on all of them for each one that is added
 _QUALITY = 85
-_SLIDER_PX = 60  # its height under the pictures
+_SLIDER_PX = 100  # its height, and its caption's, around the pictures
 
 
 class VisdomBoard:
