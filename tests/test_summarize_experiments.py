@@ -23,6 +23,7 @@ def write_run(workdir, name, fold, error, *, seed=1, epoch=2, at=3, lr=0.1, task
     folder.mkdir(parents=True)
     training = {"epochs": 3, "seed": seed, "monitor": "error_mm", "mode": "min", "learning_rate": lr}
     metrics = {"learning_rate": lr, "train_loss": 0.5, "error_mm": error, "sdr_1mm": sdr}
+    metrics |= {"error_mm_low": error - 1, "error_mm_high": error + 1}
     best = {"task": task, "name": name, "fold": fold, "experiment": {"loss": "wing", "transfer": None}}
     (folder / "best.json").write_text(json.dumps({**best, "training": training, "epoch": epoch, "metrics": metrics}))
     (folder / "last.json").write_text(json.dumps({"epoch": at}))

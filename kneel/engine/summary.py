@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from kneel.engine.board import quantities
 from kneel.engine.same import flat
 
 _PER_SEED = {"training.seed", "training.threads", "experiment.transfer", "experiment.ensemble"}
@@ -78,7 +79,8 @@ def _read_run(folder: Path) -> Run:
         raise ValueError(f"at epoch {last['epoch']} of {training['epochs']}")
     name, seed = folder.parent.name, training["seed"]
     common = flat({"experiment": best["experiment"], "training": training})
-    metrics = {key: float("nan") if value is None else float(value) for key, value in best["metrics"].items()}
+    shown = {key: best["metrics"][key] for key in quantities(best["metrics"])}  # the ends of intervals are no metrics
+    metrics = {key: float("nan") if value is None else float(value) for key, value in shown.items()}
     for ours in ("learning_rate", "train_loss"):
         metrics.pop(ours, None)
     return Run(
