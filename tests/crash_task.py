@@ -13,8 +13,6 @@ from kneel.engine.fit import fit
 
 CHANGES = {"learning_rate": 0.05, "batch_size": 8}
 provenance._packages()  # kept for all processes that are forked from here
-provenance.code_changes = lambda: (b"", [])
-record.code_version = provenance.code_version = lambda: {"commit": "0" * 40}
 torch.set_num_threads(1)
 
 
@@ -37,6 +35,9 @@ def train(folder: Path, epochs: int, started=None, waits=False, killed_at=None, 
     `started` is a connection that hears when training begins; `killed_at` counts the steps of writing files, of which
     the number of all and the last are put into `events`.
     """
+    # Here and not above: the test's own process imports this too.
+    provenance.code_changes = lambda: (b"", [])
+    record.code_version = provenance.code_version = lambda: {"commit": "0" * 40}
     task = Waiting(folder / "metrics.csv", epochs) if waits else Regression()
     if killed_at is not None:
         count_writing(killed_at, events)
