@@ -28,6 +28,12 @@ class Waiting(Regression):
             signal.pause()
 
 
+def stay_with_one_commit():
+    """Let this process know one commit only; not done on import, which the test's own process does too."""
+    provenance.code_changes = lambda: (b"", [])
+    record.code_version = provenance.code_version = lambda: {"commit": "0" * 40}
+
+
 def train(folder: Path, epochs: int, started=None, waits=False, killed_at=None, events=None):
     """
     Train into a folder, from where it is.
@@ -35,9 +41,7 @@ def train(folder: Path, epochs: int, started=None, waits=False, killed_at=None, 
     `started` is a connection that hears when training begins; `killed_at` counts the steps of writing files, of which
     the number of all and the last are put into `events`.
     """
-    # Here and not above: the test's own process imports this too.
-    provenance.code_changes = lambda: (b"", [])
-    record.code_version = provenance.code_version = lambda: {"commit": "0" * 40}
+    stay_with_one_commit()
     task = Waiting(folder / "metrics.csv", epochs) if waits else Regression()
     if killed_at is not None:
         count_writing(killed_at, events)

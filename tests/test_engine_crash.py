@@ -173,6 +173,7 @@ import sys
 from pathlib import Path
 import crash_task
 from test_engine_fit import Regression, run
+crash_task.stay_with_one_commit()
 filler, out = Path(sys.argv[1], "filler"), Path(sys.argv[2])
 def fill(step):
     if step == 15:
