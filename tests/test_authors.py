@@ -177,10 +177,10 @@ def test_our_own_files_are_still_read_as_ours(caplog):
 
 def test_the_commands_take_them(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "scripts")
-    from experiments_runner import plan
+    from experiments_runner import parse, plan
 
     path = write(tmp_path, HC)
-    jobs = plan([path.parent], None)
+    jobs = plan(parse(["--experiments", str(path.parent), "--data_root", str(tmp_path), "--workdir", str(tmp_path)]))
     assert [(job.name, job.fold, job.after) for job in jobs] == [
-        ("theirs", fold, "lc_multiscale_wing_mixup_no_wd_cutout10") for fold in range(5)
+        ("theirs", fold, f"lc_multiscale_wing_mixup_no_wd_cutout10/fold_{fold}") for fold in range(5)
     ]
