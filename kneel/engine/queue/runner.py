@@ -110,9 +110,15 @@ class Runner:
         self._running: list[tuple[Attempt, Pace]] = []
         by_key = {job.key: job for job in jobs}
         self._todo: dict[str, _Entry] = {}
+
+        def settled(job: Job) -> bool:
+            # a job whose source is to be run again is not done either
+            source = by_key.get(job.after or "")
+            return is_done(job, source) and (source is None or settled(source))
+
         for job in jobs:
             source = by_key.get(job.after or "")
-            if is_done(job, source):
+            if settled(job):
                 self._report.done.append(job)
             else:
                 self._todo[job.key] = _Entry(job, source, JobState.read(job.folder))
