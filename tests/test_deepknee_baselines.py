@@ -117,6 +117,6 @@ def test_a_file_that_is_named_must_be_there_and_fit(no_cache, tmp_path):
 def test_doors_are_bash_and_name_files_that_are_there(name):
     door = ROOT / "scripts" / f"run_experiments_{name}.sh"
     assert subprocess.run(["bash", "-n", door], check=False).returncode == 0
-    words = door.read_text().split('EXPERIMENTS="')[1].split('"')[0].split()
+    words = door.read_text().split('EXPERIMENTS="')[1].split('"')[0].split(":")
     assert words
     assert all(Path(word.replace("$here", str(ROOT))).is_file() for word in words)
