@@ -33,8 +33,9 @@ import torch
 from film import SPACING_MM, write_film
 
 from deepknee.attention import gradcam
-from deepknee.ensemble import Grader, GraderSettings, Member
+from deepknee.ensemble import Grader
 from deepknee.intensity import Intensity
+from deepknee.member import GraderSettings, Member
 from deepknee.networks import SiameseSettings, build_net
 from deepknee.patches import PatchGeometry
 from deepknee.pipeline import Reader, load_reader

@@ -65,7 +65,7 @@ def test_a_good_file_is_read(tmp_path):
         ("epochs: '3'", 'training.epochs = "3": must be a valid integer'),
         ("batch_size:", "training.batch_size = null: must be a valid integer"),
         ("optimizer: rmsprop", "training.optimizer = \"rmsprop\": must be 'adam', 'adamw' or 'sgd'"),
-        ("precision: no", "training.precision = \"no\": must be 'auto', 'off', 'bf16' or 'fp16'"),
+        ("precision: no", "training.precision = \"no\": must be 'auto', 'off', 'bf16', 'fp16' or 'float64'"),
         ("lerning_rate: 1", "training.lerning_rate: unknown key, did you mean learning_rate?"),
         ("optim: adam", "training.optim: unknown key, did you mean optimizer?"),
         ("zzz: 1", "training.zzz: unknown key"),

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from deepknee.ensemble import Grader, GraderSettings, Member
+from deepknee.ensemble import Grader
 from deepknee.intensity import Intensity
+from deepknee.member import GraderSettings, Member
 from deepknee.networks import SiameseSettings, build_net
 from deepknee.patches import PatchGeometry
 from deepknee.pipeline import read_knees

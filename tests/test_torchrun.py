@@ -70,6 +70,7 @@ def test_an_error_in_one_process_stops_all_and_is_told_once(data, tmp_path):
     script = tmp_path / "broken.py"
     script.write_text(f"""
 import os, runpy, sys
+sys.path.insert(0, {str(ROOT / "scripts")!r})  # as when it is run by itself
 import kneel.train
 from kneel.imaging.radiograph import RadiographError
 
