@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepknee.model import GRADES, GradingNet
+from deepknee.model import GRADES, GradingNet, resized
 
 HEIGHT, WIDTH = 200, 300  # pixels of the input
 
@@ -64,9 +64,7 @@ class AntonyNet(GradingNet):
 
     def features(self, *pictures: Tensor) -> tuple[Tensor, ...]:
         """Return the last feature maps before they are pooled, one Tensor of shape (B, 96, 23, 35)."""
-        (picture,) = pictures
-        if tuple(picture.shape[-2:]) != (HEIGHT, WIDTH):
-            picture = functional.interpolate(picture, size=(HEIGHT, WIDTH), mode="bilinear", antialias=True)
+        picture = resized(*pictures, size=(HEIGHT, WIDTH))
         return (self.block3(_pool(self.block2(_pool(self.block1(picture))))),)
 
     def judge(self, *maps: Tensor) -> Tensor:

@@ -117,6 +117,13 @@ class KneeNet(GradingNet):
         return self.final(torch.cat([lateral, medial], dim=1))
 
 
+def resized(picture: Tensor, *, size: tuple[int, int]) -> Tensor:
+    """Resize pictures (B, 1, h, w) to rows and columns, without aliasing; those that have the size stay as they are."""
+    if tuple(picture.shape[-2:]) == size:
+        return picture
+    return functional.interpolate(picture, size=size, mode="bilinear", antialias=True)
+
+
 def pool(maps: Tensor) -> Tensor:
     """Return the mean of each feature map: (B, C, h, w) to (B, C)."""
     return maps.mean(dim=(-2, -1))

@@ -10,10 +10,9 @@ from pathlib import Path, PurePosixPath
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torchvision.models import ResNet34_Weights, resnet34
 
-from deepknee.model import GRADES, GradingNet, pool
+from deepknee.model import GRADES, GradingNet, pool, resized
 from kneel.engine.config import ConfigError
 from kneel.engine.foreign import ConversionError, check_state, load_plain, state_dict_in
 
@@ -56,10 +55,7 @@ class ResNet34(GradingNet):
         tuple of one Tensor, shape (B, 512, h, w)
             7 x 7 maps of 224 x 224 pixels.
         """
-        (picture,) = pictures
-        size = (self.input_px, self.input_px)
-        if tuple(picture.shape[-2:]) != size:
-            picture = functional.interpolate(picture, size=size, mode="bilinear", antialias=True)
+        picture = resized(*pictures, size=(self.input_px, self.input_px))
         return (self.body(picture.expand(-1, 3, -1, -1)),)
 
     def judge(self, *maps: Tensor) -> Tensor:

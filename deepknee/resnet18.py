@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepknee.model import GRADES, GradingNet
+from deepknee.model import GRADES, GradingNet, resized
 
 
 class ResidualBlock(nn.Module):
@@ -84,11 +84,8 @@ class ResNet18(GradingNet):
         tuple of one Tensor, shape (B, 8 N, h, w)
             A 32nd of the resized picture, rounded up.
         """
-        (picture,) = pictures
-        height, width = picture.shape[-2:]
-        size = (round(height * self.input_px / width), self.input_px)
-        if (height, width) != size:
-            picture = functional.interpolate(picture, size=size, mode="bilinear", antialias=True)
+        height, width = pictures[0].shape[-2:]
+        picture = resized(*pictures, size=(round(height * self.input_px / width), self.input_px))
         return (self.body(self.stem(picture)),)
 
     def judge(self, *maps: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -90,8 +91,6 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
 
 def choose(folder: Path, leave_out: Path | None, limit: int | None) -> list[Path]:
     """List the films, without those that the networks were trained on."""
-    import pandas as pd
-
     names = set() if leave_out is None else {Path(file).name for file in pd.read_csv(leave_out).file}
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in names]
     if not files:

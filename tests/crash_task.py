@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 import torch._dynamo  # the first optimizer loads it: seconds
 from test_engine_fit import Regression, settings
+from wrapped_file import Wrapped
 
 from kneel.engine import provenance, record
 from kneel.engine.fit import fit
@@ -64,19 +65,7 @@ def count_writing(killed_at: int, events) -> None:
             events.value = kind
             os.kill(os.getpid(), signal.SIGKILL)
 
-    class Slow:
-        def __init__(self, file):
-            self.file = file
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            self.file.close()
-
-        def __getattr__(self, name):
-            return getattr(self.file, name)
-
+    class Slow(Wrapped):
         def write(self, data):
             self.file.write(data[: len(data) // 2])
             self.file.flush()

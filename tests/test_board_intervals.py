@@ -49,8 +49,12 @@ def test_points_are_drawn_where_they_are():
     np.testing.assert_allclose(np.argwhere(blue).mean(0), [161.5, 201.5], atol=0.6)
 
 
-def test_points_far_outside_are_no_error():
-    sketch_points(np.ones((32, 48)), [[1e9, -1e9]], [[3, 3]], mm_per_px=1.0)
+def test_a_point_far_outside_is_not_seen_and_its_truth_is():
+    picture = sketch_points(np.zeros((32, 48)), [[1e9, -1e9]], [[20, 12]], mm_per_px=1.0, size=96)
+    red, _, blue = np.moveaxis(picture.astype(int), -1, 0)
+    assert not (red - blue > 100).any()
+    # 2 pixels of the sketch to each of the picture, centre on centre
+    np.testing.assert_allclose(np.argwhere(blue - red > 60).mean(0), [24.5, 40.5], atol=0.6)
 
 
 def test_heat_lies_over_the_film_only_where_it_is():

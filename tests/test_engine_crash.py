@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_engine_fit import WRITTEN, Regression, contents, interrupt_at, run
+from wrapped_file import Wrapped
 
 from kneel.engine import provenance, record
 from kneel.engine.atomic import DiskFull
@@ -120,17 +121,8 @@ def test_killed_20_times_while_it_writes_it_ends_in_the_same_bytes(tmp_path, pro
     assert not list(parts.glob(".*.tmp"))
 
 
-class Full:
+class Full(Wrapped):
     """A file on a full disk."""
-
-    def __init__(self, file):
-        self.file = file
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.file.close()
 
     def write(self, data):
         self.file.write(data[:100])
