@@ -273,8 +273,8 @@ class KneeLocalizer:
         """Say whether a film's one knee, on the side that its name says, clearly looks like the other side."""
         if len(knees) != 1:
             return False
-        pair = self.both_looks(film, knees[0])
-        return len(pair) == 2 and self._chance(pair[1], pair[0]) >= CLEAR
+        mirrored = self._believed(film, [self._as_seen(knees[0], _opposite(knees[0].side))], knees[0].spacing_mm)
+        return any(self._chance(other, knees[0]) >= CLEAR for other in mirrored)
 
     def both_looks(self, film: Picture, knee: LocatedKnee) -> list[LocatedKnee]:
         """Look at a knee as it was found, and as its mirror image.
@@ -291,9 +291,11 @@ class KneeLocalizer:
         list of LocatedKnee
             The given look first; those that look like no knee at all are left out.
         """
-        looks: tuple[Side, Side] = ("R", "L") if knee.side == "R" else ("L", "R")
-        centers = [JointCenter(look, knee.center, self.lc.typical_spread_mm) for look in looks]
+        centers = [self._as_seen(knee, look) for look in (knee.side, _opposite(knee.side))]
         return self._believed(film, centers, knee.spacing_mm)
+
+    def _as_seen(self, knee: LocatedKnee, look: Side) -> JointCenter:
+        return JointCenter(look, knee.center, self.lc.typical_spread_mm)
 
     def look_features(self, knee: LocatedKnee) -> NDArray[np.float64]:
         """Describe a look for `kneel.looks.LookModel`: see `kneel.looks.features`."""
@@ -345,3 +347,7 @@ class KneeLocalizer:
             residual_mm / (ODD * self.shape.residual),
         )
         return float(np.exp(-0.5 * np.square(terms).sum()))
+
+
+def _opposite(side: Side) -> Side:
+    return "L" if side == "R" else "R"
