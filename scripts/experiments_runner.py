@@ -44,7 +44,7 @@ def main() -> int:
     try:
         jobs = plan(arguments)
         refuse(jobs)
-        places = slots(arguments.gpus or visible_gpus(), arguments.per_gpu)
+        places = slots(chosen_devices(arguments.gpus), arguments.per_gpu)
         print(
             f"{len(jobs)} training(s), {len(places)} at once, on {', '.join(dict.fromkeys(map(str, places)))}",
             flush=True,
@@ -61,13 +61,24 @@ def main() -> int:
     return 1 if report.failed else 0
 
 
-def visible_gpus() -> list[str]:
-    """Name the GPUs as CUDA_VISIBLE_DEVICES does: a scheduler may have given us the third and the fourth."""
+def chosen_devices(asked: Sequence[str]) -> list[str]:
+    """Return the devices that are asked for, after a look whether they are there; all GPUs where none is named.
+
+    Names are those of CUDA_VISIBLE_DEVICES: a scheduler may have given us the third and the fourth. Other words than
+    numbers (UUIDs) are left to CUDA where the variable does not list them.
+    """
+    if list(asked) == ["cpu"]:
+        return ["cpu"]
     import torch
 
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = given.split(",") if given else [str(number) for number in range(torch.cuda.device_count())]
-    return names[: torch.cuda.device_count()] or ["cpu"]
+    count, given = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = ([name.strip() for name in given.split(",")] if given else [str(number) for number in range(count)])[:count]
+    unknown = [name for name in asked if name not in names and (name.isdecimal() or name == "cpu" or not count)]
+    if unknown:
+        there = f"there are {', '.join(names)}" if names else "torch finds no GPU here"
+        limit = f" (CUDA_VISIBLE_DEVICES={given})" if given is not None else ""
+        raise ConfigError(f"--gpus {' '.join(asked)}: not {', '.join(unknown)}, {there}{limit}; or cpu alone")
+    return list(asked) or names or ["cpu"]
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from deepknee.ensemble import Grader
 from deepknee.train import GradingExperiment, train_grader
 from deepknee.weights import find_weights
-from kneel.engine.config import load_config
+from kneel.engine.config import ConfigError, load_config
 from kneel.engine.queue.jobs import PlanError, check
 from kneel.engine.queue.state import JobState
 from kneel.experiment import LandmarkExperiment
@@ -226,6 +226,54 @@ def test_the_runner_takes_its_options_from_the_environment(tmp_path, monkeypatch
     with pytest.raises(SystemExit) as stopped:
         experiments_runner.parse([])
     assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "count", "visible", "outcome"),
+    [
+        ([], 0, None, ["cpu"]),
+        ([], 2, None, ["0", "1"]),
+        ([], 1, "3,4", ["3"]),  # torch sees one of them: the other does not exist
+        (["cpu"], 2, None, ["cpu"]),
+        (["1"], 2, None, ["1"]),
+        (["4", "3"], 2, "3,4", ["4", "3"]),
+        (["GPU-8a21"], 2, None, ["GPU-8a21"]),
+        (["1", "2", "7"], 2, None, "--gpus 1 2 7: not 2, 7, there are 0, 1; or cpu alone"),
+        (["0"], 2, "3, 4", "--gpus 0: not 0, there are 3, 4 (CUDA_VISIBLE_DEVICES=3, 4); or cpu alone"),
+        (["0"], 0, None, "--gpus 0: not 0, torch finds no GPU here; or cpu alone"),
+        (["0"], 0, "", "--gpus 0: not 0, torch finds no GPU here (CUDA_VISIBLE_DEVICES=); or cpu alone"),
+        (["GPU-8a21"], 0, None, "--gpus GPU-8a21: not GPU-8a21, torch finds no GPU here; or cpu alone"),
+        (["0", "cpu"], 1, None, "--gpus 0 cpu: not cpu, there are 0; or cpu alone"),
+    ],
+)
+def test_gpus_that_are_not_there_are_named_before_any_job_starts(monkeypatch, asked, count, visible, outcome):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    import experiments_runner
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    if isinstance(outcome, str):
+        with pytest.raises(ConfigError) as refused:
+            experiments_runner.chosen_devices(asked)
+        assert str(refused.value) == outcome
+    else:
+        assert experiments_runner.chosen_devices(asked) == outcome
+
+
+def test_the_runner_starts_nothing_on_a_gpu_that_is_not_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    import experiments_runner
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    words = ["--data_root", str(tmp_path), "--workdir", str(tmp_path / "w"), "--gpus", "0", "5"]
+    monkeypatch.setattr("sys.argv", ["experiments_runner.py", *words])
+    assert experiments_runner.main() == 2
+    assert "not 5, there are 0" in capsys.readouterr().err
+    assert not (tmp_path / "w").exists()
 
 
 @pytest.mark.slow
