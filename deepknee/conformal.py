@@ -44,7 +44,8 @@ class Conformal(Settings):
         The grader abstains from a single grade when the set holds more grades than this. Two neighbouring grades are
         what two readers of a film often differ by; three say too little.
     networks
-        Size of the ensemble that it was fitted for; it says nothing of any other.
+        How many answers the ensemble that it was fitted for averages (networks, each upright and with every turn); it
+        says nothing of any other.
     """
 
     coverage: float = Field(COVERAGE, gt=0, lt=1)

@@ -1,6 +1,6 @@
 """Grade knees with any number of networks.
 
-Dimensions: N knees, S ROI pixels, P patch pixels.
+Dimensions: N knees, S ROI pixels, A answers: M networks, each upright and with every turn.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from deepknee.intensity import adjust_contrast
 from deepknee.member import Member, Mode, load_member
 from deepknee.model import GRADES
 from deepknee.patches import PatchGeometry
-from deepknee.views import Compartments, View
+from deepknee.views import Compartments, View, turned
 from kneel.imaging.geometry import RoiFrame, Side, Spacing
 
 Same = TypeVar("Same")
@@ -38,8 +38,8 @@ class Grade:
         Of KL 0 to 4; every row sums to 1.
     attention : ndarray, shape (N, S, S), float32
         Where the likeliest grade comes from, on the grid of the ROI, in [0, 1]; 0 outside what the networks see.
-    members : ndarray, shape (M, N, 5), float64, or None
-        Probabilities of each network by itself.
+    members : ndarray, shape (A, N, 5), float64, or None
+        Probabilities of each network by itself: upright, then with every turn, then those of the next network.
     conformal : Conformal or None
         What `sets` and `abstain` come from; None where the snapshots hold no threshold for just this ensemble.
     """
@@ -74,8 +74,8 @@ class Grader:
         At least one; all with the same geometry.
     mode : {"mean", "2018"}, optional
         ``mean``: the mean of the networks' probabilities. ``2018``: the softmax of the sum of their logits, and
-        Grad-CAM faded at the borders of the patches, as the authors' code does; for Siamese networks only. Left out,
-        it is what the networks' settings say.
+        Grad-CAM faded at the borders of the patches, as the authors' code does; for Siamese networks only, and
+        without turns. Left out, it is what the networks' settings say.
     device : str or torch.device
         Where the networks run.
     attention : {"gradcam", "hirescam", "integrated"}
@@ -84,7 +84,7 @@ class Grader:
     Raises
     ------
     ValueError
-        No member, members of different geometry or modes, a mode or kind of attention that is not known, or mode
+        No member, members of different geometry, modes or turns, a mode or kind of attention that is not known, or mode
         ``2018`` for networks of another kind.
     """
 
@@ -109,6 +109,8 @@ class Grader:
         if self.mode == "2018" and not all(isinstance(view, Compartments) for view in self.views):
             kinds = ", ".join(dict.fromkeys(how.model.kind for how in settings))
             raise ValueError(f"mode is '2018': that is of Siamese networks, and these are {kinds}")
+        turns = _only("turns", [how.turns_deg for how in settings])
+        self.turns_deg: tuple[float, ...] = turns if self.mode == "mean" else ()
         self.device, self.attention = torch.device(device), attention
         self.members = tuple(Member(member.net.to(self.device).eval(), member.settings) for member in members)
 
@@ -166,7 +168,7 @@ class Grader:
         """
         parts = [self._predict(batch) for batch in self._batches(rois)]
         size = self.geometry.roi_px
-        none = np.zeros((0, GRADES)), np.zeros((0, size, size), np.float32), np.zeros((len(self.members), 0, GRADES))
+        none = np.zeros((0, GRADES)), np.zeros((0, size, size), np.float32), np.zeros((self.answers, 0, GRADES))
         probabilities, attention, members = zip(none, *parts, strict=True)
         together = np.concatenate(probabilities), np.concatenate(attention), np.concatenate(members, axis=1)
         return Grade(*together, self.conformal)
@@ -184,13 +186,11 @@ class Grader:
         -------
         probabilities : ndarray, shape (N, 5)
             Of the ensemble.
-        members : ndarray, shape (M, N, 5)
-            Of each network by itself.
+        members : ndarray, shape (A, N, 5)
+            Of each network by itself, as in `Grade.members`.
         """
-        logits = [self._logits(self._features(batch)) for batch in self._batches(rois)]
-        every = torch.cat(
-            [torch.zeros((len(self.members), 0, GRADES), dtype=torch.float64), *(each.cpu() for each in logits)], dim=1
-        )
+        logits = [self._looks(batch)[1].cpu() for batch in self._batches(rois)]
+        every = torch.cat([torch.zeros((self.answers, 0, GRADES), dtype=torch.float64), *logits], dim=1)
         return self._together(every).numpy(), self._each(every).numpy()
 
     def _batches(self, rois: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
@@ -208,6 +208,11 @@ class Grader:
         return self.members[0].settings.conformal if self._calibrated and self.mode == "mean" else None
 
     @property
+    def answers(self) -> int:
+        """How many answers are averaged."""
+        return len(self.members) * (1 + len(self.turns_deg))
+
+    @property
     def temperatures(self) -> list[float]:
         """What divides the logits of each network; what was fitted for an ensemble acts in just that ensemble."""
         all_settings = [member.settings for member in self.members]
@@ -217,7 +222,7 @@ class Grader:
     def _calibrated(self) -> bool:
         """Whether the networks were calibrated together, and no other with them."""
         first, *others = (member.settings.conformal for member in self.members)
-        return first is not None and first.networks == len(self.members) and all(other == first for other in others)
+        return first is not None and first.networks == self.answers and all(other == first for other in others)
 
     @cached_property
     def seen(self) -> NDArray[np.bool_]:
@@ -227,10 +232,17 @@ class Grader:
 
     @torch.no_grad()
     def _predict(self, rois: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.float64]]:
-        features = self._features(rois)
-        probabilities, members = self._probabilities(features), self._each(self._logits(features))
+        features, logits = self._looks(rois)
+        probabilities, members = self._together(logits), self._each(logits)
         attention = self._attention(rois, features, probabilities.argmax(1))
         return probabilities.cpu().numpy(), attention.cpu().numpy(), members.cpu().numpy()
+
+    def _looks(self, rois: NDArray[np.uint8]) -> tuple[list[Maps], Tensor]:
+        """Return the feature maps of the upright knees, and the logits of all answers, (A, N, 5)."""
+        every = np.concatenate([rois, *(turned(rois, degrees) for degrees in self.turns_deg)])
+        features = self._features(every)
+        logits = self._logits(features).unflatten(1, (-1, len(rois))).flatten(0, 1)
+        return [tuple(each[: len(rois)] for each in maps) for maps in features], logits
 
     def _features(self, rois: NDArray[np.uint8]) -> list[Maps]:
         return [member.net.features(*seen) for member, seen in zip(self.members, self._pictures(rois), strict=True)]
@@ -250,15 +262,16 @@ class Grader:
         return torch.stack([member.net.judge(*maps).double() for member, maps in parts])
 
     def _each(self, logits: Tensor) -> Tensor:
-        """Return the probabilities of each network, (M, N, 5)."""
-        return (logits / logits.new_tensor(self.temperatures)[:, None, None]).softmax(2)
+        """Return the probabilities of each answer, of logits of the same shape: (A, N, 5), or (M, N, 5) upright."""
+        temperatures = logits.new_tensor(self.temperatures).repeat_interleave(len(logits) // len(self.members))
+        return (logits / temperatures[:, None, None]).softmax(2)
 
     def _probabilities(self, features: Sequence[Maps]) -> Tensor:
-        """Return the probabilities of the ensemble, (N, 5)."""
+        """Return the probabilities of the ensemble, from upright knees alone, (N, 5)."""
         return self._together(self._logits(features))
 
     def _together(self, logits: Tensor) -> Tensor:
-        """Put the logits of all networks, (M, N, 5), together to probabilities, (N, 5)."""
+        """Put the logits of all answers together to probabilities, (N, 5)."""
         return logits.sum(0).softmax(1) if self.mode == "2018" else self._each(logits).mean(0)
 
     def _attention(self, rois: NDArray[np.uint8], features: Sequence[Maps], grades: Tensor) -> Tensor:

@@ -91,9 +91,9 @@ def _who(evaluated: Sequence[Evaluation]) -> pd.DataFrame:
     for one in evaluated:
         knees = one.predictions.knees
         grades = " / ".join(str((knees.true_kl == grade).sum()) for grade in range(GRADES))
-        networks = len(one.predictions.networks) if one.predictions.members is not None else "one, or not told apart"
+        answers = len(one.predictions.networks) if one.predictions.members is not None else "one, or not told apart"
         counts = {"knees": len(knees), "subjects": knees.subject_id.nunique(), "KL 0 / 1 / 2 / 3 / 4": grades}
-        rows.append({"model": one.predictions.model, "networks": networks, **counts})
+        rows.append({"model": one.predictions.model, "answers averaged": answers, **counts})
     return pd.DataFrame(rows)
 
 

@@ -3,9 +3,9 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
 from deepknee.conformal import Conformal
@@ -18,6 +18,8 @@ from kneel.engine.config import Settings
 from kneel.engine.snapshot import SnapshotError, load_snapshot
 
 Mode = Literal["mean", "2018"]
+LARGEST_TURN = 45  # degrees
+Turn = Annotated[float, Field(ge=-LARGEST_TURN, le=LARGEST_TURN)]
 TASK = "kl"
 
 
@@ -39,6 +41,9 @@ class GraderSettings(Settings):
         What makes sets of grades from the probabilities of the ensemble; None where no threshold was fitted.
     mode
         How the answers of an ensemble are put together; see `Grader`.
+    turns_deg
+        Angles by which the ROI is also shown turned (`deepknee.views.turned`), degrees, counter-clockwise as seen: the
+        probabilities are averaged over these looks too. For mode ``mean`` only.
     """
 
     model: ModelSettings
@@ -47,6 +52,13 @@ class GraderSettings(Settings):
     temperature: float = Field(1.0, gt=0)
     conformal: Conformal | None = None
     mode: Mode = "mean"
+    turns_deg: tuple[Turn, ...] = ()
+
+    @model_validator(mode="after")
+    def _mean_of_turns(self) -> Self:
+        if self.turns_deg and self.mode != "mean":
+            raise ValueError(f"turns_deg = {self.turns_deg} acts only in mode mean, and mode is {self.mode}")
+        return self
 
 
 @dataclass(frozen=True, eq=False)

@@ -54,7 +54,7 @@ class GradePredictions:
         knee, subject_id, side (str) and true_kl (int).
     probabilities : ndarray, shape (N, 5)
         Of KL 0 to 4; rows sum to 1.
-    members : ndarray, shape (M, N, 5), or None
+    members : ndarray, shape (A, N, 5), or None
         Of each network by itself, where known.
     sets : ndarray, shape (N, 5), bool, or None
         Conformal set of each knee, where there is one.
@@ -81,7 +81,7 @@ class GradePredictions:
 
     @property
     def networks(self) -> NDArray[np.float64]:
-        """Probabilities of each network, (M, N, 5); of the model as one network where they are not known."""
+        """Probabilities of each answer, (A, N, 5); of the model as one network where they are not known."""
         return self.probabilities[None] if self.members is None else self.members
 
 

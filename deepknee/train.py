@@ -234,7 +234,7 @@ class GradingTask:
             "experiment": self.experiment.model_dump(mode="json", exclude={"training"}),
             "fold": self.fold,
             "split": self.split,
-            **self.settings.model_dump(mode="json"),
+            **self.settings.model_dump(mode="json", exclude={"turns_deg"}),  # comes with calibration
             "knees": {part: np.bincount(knees.grades, minlength=GRADES).tolist() for part, knees in parts},
             **({"started_from": self.started_from} if self.started_from else {}),
         }

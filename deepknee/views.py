@@ -6,8 +6,10 @@ Dimensions: B knees, S ROI pixels.
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from deepknee.patches import PatchGeometry
@@ -157,3 +159,24 @@ def plain_pictures(view: View, rois: Tensor) -> tuple[Tensor, ...]:
         In [0, 1], not standardised.
     """
     return tuple(picture.to(torch.float32) / 255 for picture in view.cut(rois))
+
+
+def turned(rois: NDArray[np.uint8], degrees: float) -> NDArray[np.uint8]:
+    """Turn ROIs about their centre, for another look at them.
+
+    Parameters
+    ----------
+    rois : ndarray, shape (N, S, S), uint8
+        ROIs.
+    degrees : float
+        Counter-clockwise as seen.
+
+    Returns
+    -------
+    ndarray, shape (N, S, S), uint8
+        Between pixels linear; what comes in at the border repeats the border.
+    """
+    size = rois.shape[1:]
+    middle = ((size[1] - 1) / 2, (size[0] - 1) / 2)  # OpenCV's integers are pixel centres, as ours
+    matrix = cv2.getRotationMatrix2D(middle, degrees, 1.0)
+    return np.stack([cv2.warpAffine(roi, matrix, size[::-1], borderMode=cv2.BORDER_REPLICATE) for roi in rois])

@@ -5,7 +5,8 @@ The knees (--data; as for evaluate_kl.py) must be such as the networks were not 
 will do, knees of a test set must not be used. All networks named are one ensemble: the temperature makes the
 cross-entropy of their mean probability smallest, the threshold makes sets of neighbouring grades that hold the true one
 of --coverage of the knees (deepknee/conformal.py). Weights stay byte for byte; each file is written beside its place,
-then renamed.
+then renamed. With --turns the networks are also shown every knee turned by these angles, then and in all readings to
+come, and all answers are averaged.
 
 What is printed is cross-fitted: every knee is judged by what was fitted on the other half of the subjects.
 Research use only. Not a medical device.
@@ -23,7 +24,7 @@ from deepknee.calibration import fit_all
 from deepknee.conformal import COVERAGE, LARGEST
 from deepknee.ensemble import Grader
 from deepknee.evaluate import evaluate
-from deepknee.member import Member, load_member
+from deepknee.member import LARGEST_TURN, GraderSettings, Member, load_member
 from deepknee.pipeline import DeviceError, choose_device
 from deepknee.predictions import grade_folder
 from deepknee.weights import WeightsError, find_graders
@@ -53,11 +54,20 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--largest", type=int, default=LARGEST, metavar="N", help="set to give one grade for (default: %(default)s)"
     )
+    parser.add_argument(
+        "--turns",
+        type=float,
+        nargs="*",
+        metavar="DEGREES",
+        help="such as -6 6; none after it: upright only (default: as stored)",
+    )
     parser.add_argument("--dry_run", action="store_true", help="fit and print, but store nothing")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: %(default)s")
     given = parser.parse_args(words)
     if not 0 < given.coverage < 1 or given.largest < 1:
         parser.error("--coverage must lie between 0 and 1, such as 0.9, and --largest must be 1 or more")
+    if any(abs(degrees) > LARGEST_TURN for degrees in given.turns or ()):
+        parser.error(f"--turns must lie within {LARGEST_TURN} degrees either way")
     try:
         calibrate(given)
     except USER_ERRORS as error:
@@ -70,13 +80,16 @@ def calibrate(given: argparse.Namespace) -> None:
     """Fit, print and store."""
     name, paths = find_graders(given.weights)
     # from the logits as trained, so that calibrating twice gives what once gives
-    members = [_uncalibrated(load_member(path)) for path in paths]
+    members = [_uncalibrated(load_member(path), given.turns) for path in paths]
     if any(member.settings.mode == "2018" for member in members):
         raise ConfigError(f"{paths[0]}: its mode is 2018, whose probabilities know no temperature; only mode mean does")
     made = grade_folder(Grader(members, device=choose_device(given.device)), given.data, model=name)
     temperature, conformal = fit_all(made.networks, made.grades, coverage=given.coverage, largest=given.largest)
     table = evaluate(made, coverage=given.coverage, largest=given.largest).table
-    print(f"{name}: {len(paths)} networks, {len(made.grades)} knees of {len(set(made.subjects))} subjects")
+    turns = "".join(f", turned by {degrees:g}" for degrees in members[0].settings.turns_deg)
+    print(
+        f"{name}: {len(paths)} networks, upright{turns}; {len(made.grades)} knees of {len(set(made.subjects))} subjects"
+    )
     print(f"temperature {temperature:.4f}, threshold {conformal.threshold:.4f}")
     for group in ("grading", "cross-fitted"):
         part = table[(table.group == group) & ~table.figure.str.startswith(("recall", "F1"))]
@@ -86,13 +99,18 @@ def calibrate(given: argparse.Namespace) -> None:
     if given.dry_run:
         print("\nnothing stored (--dry_run)")
         return
-    for path in paths:
-        update_snapshot(path, {"temperature": temperature, "conformal": conformal.model_dump(mode="json")})
+    fitted = {"temperature": temperature, "conformal": conformal.model_dump(mode="json")}
+    for path, member in zip(paths, members, strict=True):
+        update_snapshot(path, {**fitted, "turns_deg": list(member.settings.turns_deg)})
         print(f"stored in {path}")
 
 
-def _uncalibrated(member: Member) -> Member:
-    return replace(member, settings=member.settings.model_copy(update={"temperature": 1.0, "conformal": None}))
+def _uncalibrated(member: Member, turns: Sequence[float] | None) -> Member:
+    """Take what was fitted off a network, and show it knees turned by other angles where any are given."""
+    settings = {**member.settings.model_dump(), "temperature": 1.0, "conformal": None}
+    if turns is not None:
+        settings["turns_deg"] = tuple(turns)
+    return replace(member, settings=GraderSettings.model_validate(settings))
 
 
 if __name__ == "__main__":

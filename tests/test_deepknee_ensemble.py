@@ -11,6 +11,7 @@ from deepknee.member import GraderSettings, Member, load_member
 from deepknee.model import KneeNet
 from deepknee.networks import SiameseSettings, build_net
 from deepknee.patches import PatchGeometry
+from deepknee.views import turned
 from kneel.engine.snapshot import SnapshotError, save_snapshot
 
 PARITY = Path(__file__).resolve().parents[1].parent / "shared" / "parity"
@@ -98,6 +99,52 @@ def test_a_temperature_of_an_ensemble_acts_in_it_alone() -> None:
     np.testing.assert_allclose(Grader(fitted).predict(rois).members, warm, atol=1e-9)
     np.testing.assert_allclose(Grader(fitted[:1]).predict(rois).members, plain[:1], atol=1e-9)
     np.testing.assert_allclose(Grader([fitted[0], hot[1]]).predict(rois).members, [plain[0], warm[1]], atol=1e-9)
+
+
+def with_turns(seed: int, *turns_deg: float) -> Member:
+    plain = member(seed)
+    return Member(plain.net, plain.settings.model_copy(update={"turns_deg": turns_deg}))
+
+
+def test_a_quarter_turn_goes_round_counter_clockwise() -> None:
+    rois = random_rois(2)
+    np.testing.assert_array_equal(turned(rois, 90), np.rot90(rois, axes=(1, 2)))
+    np.testing.assert_array_equal(turned(rois, 0), rois)
+
+
+def test_turned_knees_are_averaged_in_and_explained_upright() -> None:
+    rois, upright = random_rois(3), [member(0), member(1)]
+    looks = [turned(rois, degrees) for degrees in (0, -6, 6)]
+    by_hand = torch.stack([logits(part, look).softmax(1) for part in upright for look in looks]).numpy()
+    grader = Grader([with_turns(seed, -6.0, 6.0) for seed in (0, 1)])
+    grade = grader.predict(rois)
+    np.testing.assert_allclose(grade.members, by_hand, atol=1e-6)
+    np.testing.assert_allclose(grade.probabilities, by_hand.mean(0), atol=1e-6)
+    probabilities, members = grader.judge(rois)
+    np.testing.assert_allclose(probabilities, grade.probabilities, atol=1e-12)
+    np.testing.assert_allclose(members, grade.members, atol=1e-12)  # type: ignore[arg-type]
+    alone = Grader(upright).predict(rois)
+    same = alone.kl == grade.kl  # of another grade there is another map
+    assert same.any()
+    np.testing.assert_allclose(grade.attention[same], alone.attention[same], atol=1e-6)
+
+
+def test_sets_fitted_upright_are_not_those_of_turned_knees() -> None:
+    fitted = with_sets(0, 1)
+    turns = Member(fitted.net, fitted.settings.model_copy(update={"turns_deg": (6.0,)}))
+    assert Grader([fitted]).conformal is not None
+    assert Grader([turns]).conformal is None
+
+
+def test_turns_are_of_the_mean_and_common_to_all() -> None:
+    rois = random_rois(1)
+    one = Grader([with_turns(0, 6.0)], mode="2018").predict(rois)
+    np.testing.assert_array_equal(one.probabilities, Grader([member(0)], mode="2018").predict(rois).probabilities)
+    with pytest.raises(ValueError, match="different turns"):
+        Grader([with_turns(0, 6.0), member(1)])
+    described = with_turns(0, 6.0).settings.model_dump()
+    with pytest.raises(ValueError, match="acts only in mode mean"):
+        GraderSettings.model_validate({**described, "mode": "2018"})
 
 
 def test_2018_is_the_softmax_of_summed_logits() -> None:

@@ -332,6 +332,17 @@ def test_calibration_is_stored_and_read_again(
     assert calibrate.main(command) == 0
     assert [path.read_bytes() for path in paths] == stored  # once more gives the same
 
+    with pytest.raises(SystemExit):
+        calibrate.main([*command, "--turns", "60"])
+    assert calibrate.main([*command, "--turns", "-6", "6"]) == 0
+    for words in (command, [*command, "--turns"]):  # kept unless other angles, or none, are asked for
+        turned = [load_member(path).settings for path in paths]
+        assert [how.turns_deg for how in turned] == [(-6, 6)] * 2
+        assert turned[0].conformal is not None
+        assert turned[0].conformal.networks == 6
+        assert calibrate.main(words) == 0
+    assert [path.read_bytes() for path in paths] == stored
+
     out = tmp_path / "out"
     evaluated = script("evaluate_kl")
     assert evaluated.main(["--data", str(data), "--weights", str(weights), "--out", str(out), "--resamples", "20"]) == 0
