@@ -27,7 +27,7 @@ from original_steps import kneel_steps
 from rates import CLOCK_HELP, CLOCKS, apart, timed, told
 from torch.utils.data import DataLoader
 
-from kneel.augment import training_transform
+from kneel.augment import TrainingTransform
 from kneel.dataset import LandmarkDataset, LandmarkSample
 from kneel.engine.config import load_config
 from kneel.engine.cpu import cpu_has_bf16, cpu_threads, keep_freed_memory, lay_out
@@ -119,7 +119,7 @@ def loader_rates(rounds: int, clock: str) -> list[float]:
         LandmarkSample(rng.integers(0, 256, (466, 466), np.uint8), rng.uniform(150, 320, (16, 2)), str(n), "R", 0)
         for n in range(LOADED)
     ]
-    dataset = LandmarkDataset(samples, training_transform(recipe.augment, recipe.roi.size))
+    dataset = LandmarkDataset(samples, TrainingTransform(recipe.augment, recipe.roi.size))
 
     def batches() -> Iterator[None]:
         while True:

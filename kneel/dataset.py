@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
-from torchvision.transforms import v2
 
+from kneel.augment import TrainingTransform
 from kneel.imaging.geometry import Side
 
 
@@ -42,18 +42,21 @@ class LandmarkSample:
     kl: int
 
 
-class LandmarkDataset(Dataset[dict[str, Tensor]]):
+Item = dict[str, Any]
+
+
+class LandmarkDataset(Dataset[Item]):
     """Samples behind an augmentation.
 
     Parameters
     ----------
     samples : sequence of LandmarkSample
         What to show.
-    transform : v2.Compose
+    transform : callable
         From `kneel.augment`.
     """
 
-    def __init__(self, samples: Sequence[LandmarkSample], transform: v2.Compose) -> None:
+    def __init__(self, samples: Sequence[LandmarkSample], transform: Callable[[Any, Any], tuple[Any, Any]]) -> None:
         self.samples = samples
         self.transform = transform
 
@@ -61,22 +64,67 @@ class LandmarkDataset(Dataset[dict[str, Tensor]]):
         """Return the number of samples."""
         return len(self.samples)
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+    def __iter__(self) -> Iterator[Item]:
         """Go through all samples once."""
         return (self[index] for index in range(len(self)))
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
+    def __getitem__(self, index: int) -> Item:
         """Return ``picture`` (1, h, w) in [0, 1], ``points`` (M, 2) pixels, ``visible`` (M,) bool."""
-        sample = self.samples[index]
-        picture = tv_tensors.Image(torch.from_numpy(sample.picture)[None])
-        points: Any = tv_tensors.KeyPoints(
-            torch.from_numpy(sample.points.astype(np.float32)), canvas_size=sample.picture.shape
-        )
-        picture, points = self.transform(picture, points)
-        return _as_batch_item(picture.as_subclass(Tensor), points.as_subclass(Tensor))
+        picture, points = (each.as_subclass(Tensor) for each in self.transform(*_wrapped(self.samples[index])))
+        return {"picture": picture, "points": points, "visible": _inside(points, picture.shape[-2:])}
 
 
-def _as_batch_item(picture: Tensor, points: Tensor) -> dict[str, Tensor]:
-    size = torch.tensor([picture.shape[-1], picture.shape[-2]])
-    visible = ((points > -0.5) & (points < size - 0.5)).all(-1)
-    return {"picture": picture, "points": points, "visible": visible}
+class AugmentedDataset(LandmarkDataset):
+    """Training samples, whose augmentation can be left to the device (`kneel.engine.task.Deferring`).
+
+    Parameters
+    ----------
+    samples : sequence of LandmarkSample
+        What to show.
+    transform : TrainingTransform
+        The augmentation.
+    """
+
+    transform: TrainingTransform
+
+    def deferred(self) -> tuple[Dataset[Item], Callable[[Item], Item]]:
+        """Return the samples as stored, with what is drawn for each, and what makes augmented batches of them."""
+        return _Drawn(self.samples, self.transform), self._made
+
+    def _made(self, batch: Item) -> Item:
+        picture = self.transform.make(batch["picture"], batch["drawn"])
+        return {"picture": picture, "points": batch["points"], "visible": batch["visible"]}
+
+
+class _Drawn(Dataset[Item]):
+    """Samples as stored, on a canvas of the largest one's size, with moved points and what is drawn for the picture."""
+
+    def __init__(self, samples: Sequence[LandmarkSample], transform: TrainingTransform) -> None:
+        self.samples, self.transform = samples, transform
+        self.canvas = [max(sample.picture.shape[axis] for sample in samples) for axis in (0, 1)] if samples else [0, 0]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Item:
+        picture, points, drawn = self.transform.draw(*_wrapped(self.samples[index]))
+        if self.transform.bends:
+            missing = [whole - side for whole, side in zip(self.canvas, picture.shape[-2:], strict=True)]
+            picture = torch.nn.functional.pad(picture, (0, missing[1], 0, missing[0]))
+        return {
+            "picture": picture,
+            "points": points,
+            "visible": _inside(points, self.transform.size[::-1]),
+            "drawn": drawn,
+        }
+
+
+def _wrapped(sample: LandmarkSample) -> tuple[tv_tensors.Image, tv_tensors.KeyPoints]:
+    points = torch.from_numpy(sample.points.astype(np.float32))
+    picture = tv_tensors.Image(torch.from_numpy(sample.picture)[None])
+    return picture, tv_tensors.KeyPoints(points, canvas_size=sample.picture.shape)
+
+
+def _inside(points: Tensor, shape: Sequence[int]) -> Tensor:
+    size = torch.tensor([shape[1], shape[0]])
+    return ((points > -0.5) & (points < size - 0.5)).all(-1)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from kneel.augment import training_transform, validation_transform
+from kneel.augment import TrainingTransform, validation_transform
 from kneel.bootstrap import EPOCH_RESAMPLES, SubjectBootstrap, mean_intervals
-from kneel.dataset import LandmarkDataset, LandmarkSample
+from kneel.dataset import AugmentedDataset, LandmarkDataset, LandmarkSample
 from kneel.engine.board import Board
 from kneel.engine.config import ConfigError
 from kneel.engine.fit import FitResult, fit
@@ -129,8 +129,7 @@ class LandmarkTask:
 
     def train_dataset(self) -> Dataset[Any]:
         """Build the augmented training set."""
-        transform = training_transform(self.experiment.augment, self.experiment.roi.size)
-        return LandmarkDataset(self.samples[0], transform)
+        return AugmentedDataset(self.samples[0], TrainingTransform(self.experiment.augment, self.experiment.roi.size))
 
     def val_dataset(self) -> Dataset[Any]:
         """Build the validation set."""

@@ -5,7 +5,7 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from kneel.augment import AugmentSettings, training_transform, validation_transform
+from kneel.augment import AugmentSettings, TrainingTransform, validation_transform
 from kneel.augment_geometry import PixelCentred
 from kneel.augment_intensity import Blur, RandomGamma, RandomPolarity
 
@@ -62,7 +62,7 @@ def test_validation_keeps_spot_and_landmark_together_at_any_size(size):
     assert_together(image, points)
 
 
-@pytest.mark.parametrize("prepare", [validation_transform, lambda size: training_transform(AugmentSettings(), size)])
+@pytest.mark.parametrize("prepare", [validation_transform, lambda size: TrainingTransform(AugmentSettings(), size)])
 def test_points_stay_on_their_pixel_for_all_small_sizes(prepare):
     """Odd and even, cut and padded; torchvision's own centre crop moves points a pixel where 3, 7, 11 are missing."""
     for width, height in itertools.product(range(8, 20), repeat=2):
@@ -98,8 +98,8 @@ def test_every_switch_is_tried_below():
 
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_every_switch_changes_something(switch):
-    on = training_transform(AugmentSettings.model_validate({switch: SWITCHES[switch]}, strict=False), (64, 48))
-    still = training_transform(AugmentSettings(), (64, 48))
+    on = TrainingTransform(AugmentSettings.model_validate({switch: SWITCHES[switch]}, strict=False), (64, 48))
+    still = TrainingTransform(AugmentSettings(), (64, 48))
     image, points = still(*pair())
     changed = []
     for seed in range(8):
@@ -111,7 +111,7 @@ def test_every_switch_changes_something(switch):
 
 def test_all_geometry_at_once_keeps_spot_and_landmark_together():
     settings = AugmentSettings(flip=0.5, rotation=15.0, scale=(0.8, 1.2), shear=5.0, shift=0.05)
-    transform = training_transform(settings, (64, 48))
+    transform = TrainingTransform(settings, (64, 48))
     for seed in range(20):
         torch.manual_seed(seed)
         image, points = transform(*pair((80, 60), (39.0, 28.0)))
@@ -121,7 +121,7 @@ def test_all_geometry_at_once_keeps_spot_and_landmark_together():
 
 def test_the_seed_decides_everything():
     settings = AugmentSettings(rotation=15.0, noise=0.1, gamma=(0.5, 1.5), window=0.5, jitter=1.0, cutout=0.1)
-    transform, outcomes = training_transform(settings, (64, 48)), []
+    transform, outcomes = TrainingTransform(settings, (64, 48)), []
     for _ in range(2):
         torch.manual_seed(7)
         outcomes.append(transform(*pair()))

@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -73,10 +75,12 @@ class Plane:
 
 
 def train(folder: Path, name: str, epochs: int = 3, **changes) -> None:
+    """Train; where it is compiled, by the backend that runs the traced graph as it is."""
     torch.set_num_threads(1)
     config = {"batch_size": 4, "learning_rate": 0.01, "clip_norm": 1.0, "swa_start": 1, "precision": "float64"}
     config = TrainingConfig(epochs=epochs, monitor="loss", mode="min", **config | changes)
-    fit(Plane(), config, folder, name=name, resume=True, cpu=True)
+    with mock.patch("torch.compile", partial(torch.compile, backend="eager")):
+        fit(Plane(), config, folder, name=name, resume=True, cpu=True)
 
 
 def layers(rank: int, world: int) -> dict[str, torch.Tensor]:
@@ -126,12 +130,12 @@ def test_several_processes_train_as_one(tmp_path, processes):
     train(tmp_path, "resumed", epochs=2)
     done = torchrun(processes, __file__, tmp_path)
     assert done.returncode == 0, done.stderr
-    rows = {name: table(tmp_path / name / "metrics.csv") for name in ("one", "two", "resumed")}
+    rows = {name: table(tmp_path / name / "metrics.csv") for name in ("one", "two", "resumed", "compiled")}
     assert len(rows["one"]) == 3
-    for name in ("two", "resumed"):
+    for name in ("two", "resumed", "compiled"):
         np.testing.assert_allclose(rows[name], rows["one"], rtol=0, atol=1e-9)
         assert json.loads((tmp_path / name / "last.json").read_text())["epoch"] == 3
-    assert done.stdout.count("epoch 2/3") == 1  # one process speaks
+    assert done.stdout.count("epoch 2/3") == 2  # of the two trainings begun here: one process speaks
     alone = layers(0, 1)
     for rank in range(processes):
         together = torch.load(tmp_path / f"layers_{rank}.pt", weights_only=True)
@@ -148,6 +152,7 @@ def main(folder: Path) -> None:
     train(folder, "two")
     train(folder, "two")  # finished: nothing happens
     train(folder, "resumed")  # begun by one process
+    train(folder, "compiled", compile=True)
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.save(layers(rank, world), folder / f"layers_{rank}.pt")
 

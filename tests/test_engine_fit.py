@@ -15,6 +15,7 @@ from kneel.engine.fit import FitResult, fit
 from kneel.engine.loading import train_batches, val_batches
 from kneel.engine.optim import learning_rate
 from kneel.engine.record import ResumeError, RunExists
+from kneel.engine.same import SPEED
 from kneel.engine.snapshot import load_snapshot, load_training_state, update_snapshot
 from kneel.engine.trainer import TrainingDiverged
 
@@ -399,7 +400,65 @@ def test_every_switch_changes_the_training(tmp_path, switch):
 
 
 def test_no_switch_is_untested():
-    assert {*SWITCHES, "monitor", "mode", "threads", "num_workers"} == set(TrainingConfig.model_fields)
+    assert {*SWITCHES, "monitor", "mode", *SPEED} == set(TrainingConfig.model_fields)
+
+
+class Stored(Augmented):
+    """Points before their augmentation, which is drawn."""
+
+    def __getitem__(self, index):
+        return super().__getitem__(index) | {"x": self.x[index]}
+
+
+class Normed(Regression):
+    """With a batch norm, so that averages are measured; counts the batches that were finished on the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.finished = 0
+
+    def build_model(self):
+        return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
+
+    def train_dataset(self):
+        def finish(batch):
+            self.finished += 1
+            return batch | {"x": batch["drawn"]}
+
+        dataset = Augmented(self.length)
+        dataset.deferred = lambda: (Stored(self.length), finish)
+        return dataset
+
+    def predict(self, model, batch):
+        return super().predict(model, (batch["x"], batch["y"]) if isinstance(batch, dict) else batch)
+
+
+def test_augmenting_a_batch_or_its_samples_is_the_same_training(tmp_path):
+    """Byte by byte, averages and a change in mid-run included."""
+    weights = {}
+    for first, then in (("loader", "loader"), ("device", "device"), ("device", "auto")):
+        task, name = Normed(), f"{first}-{then}"
+        run(tmp_path, name, task, epochs=2, swa_start=1, augment_on=first)
+        run(tmp_path, name, task, epochs=4, swa_start=1, augment_on=then, resume=True)
+        weights[name] = [load_snapshot(tmp_path / name / f"{kind}.safetensors")[0] for kind in ("best", "last")]
+        torch.testing.assert_close(weights[name], weights["loader-loader"], rtol=0, atol=0)
+        # epochs of 6 batches; from the second on, each once more for the average
+        assert task.finished == {"loader-loader": 0, "device-device": 6 * (4 + 3), "device-auto": 6 * (2 + 1)}[name]
+
+
+def test_compiled_training_is_stored_resumed_and_averaged_under_the_same_names(tmp_path, monkeypatch):
+    """With the backend "eager", which runs the traced graph as it is: no other rounding, no C++ compiler."""
+    calls, compile_ = [], torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: calls.append(model) or compile_(model, backend="eager"))
+    for name, switches in (("plain", (False, False)), ("compiled", (True, True)), ("mixed", (True, False))):
+        run(tmp_path, name, epochs=2, swa_start=1, compile=switches[0])
+        run(tmp_path, name, epochs=4, swa_start=1, compile=switches[1], resume=True)
+    assert len(calls) == 3
+    expected = {kind: load_snapshot(tmp_path / "plain" / f"{kind}.safetensors")[0] for kind in ("best", "last")}
+    for name in ("compiled", "mixed"):
+        for kind, weights in expected.items():
+            torch.testing.assert_close(load_snapshot(tmp_path / name / f"{kind}.safetensors")[0], weights)
+        assert (tmp_path / name / "metrics.csv").read_text().count("\n") == 5
 
 
 def test_monitor_and_mode_choose_the_best_epoch(tmp_path):

@@ -4,7 +4,7 @@ import pydicom
 import pytest
 import torch
 
-from kneel.augment import AugmentSettings, training_transform, validation_transform
+from kneel.augment import AugmentSettings, TrainingTransform, validation_transform
 from kneel.dataset import LandmarkDataset
 from kneel.imaging.cohort import read_cohort
 from kneel.imaging.dicom import read_radiograph
@@ -163,7 +163,7 @@ def test_items_say_which_points_are_inside(cohort):
     assert torch.equal(visible, expected)
     assert not visible.all()  # a 48 mm window cuts the margins off
     assert visible[CENTER]
-    whole = LandmarkDataset(samples, training_transform(AugmentSettings(), (175, 175)))[0]
+    whole = LandmarkDataset(samples, TrainingTransform(AugmentSettings(), (175, 175)))[0]
     assert whole["visible"].all()
 
 

@@ -52,6 +52,12 @@ class TrainingConfig(Settings):
         With the epoch and the number of the sample or the step it decides every random draw.
     num_workers
         Loader processes of each training process; 0 loads in the training process. Changes nothing but the speed.
+    augment_on
+        Where training pictures are augmented, where the data set leaves that open: by the ``loader``, a sample at a
+        time, on the ``device``, a batch at a time, or ``auto``: on a GPU, and else by the loader. The draws are the
+        same; pictures differ by rounding, and on a GPU in the numbers of their noise.
+    compile
+        Whether training passes the network through ``torch.compile``; validation does not. Dropout draws other masks.
     threads
         CPU threads inside one operation, or None for torch's own choice.
     """
@@ -75,6 +81,8 @@ class TrainingConfig(Settings):
     mode: Literal["min", "max"]
     seed: int = Field(0, ge=0)
     num_workers: int = Field(0, ge=0)
+    augment_on: Literal["auto", "loader", "device"] = "auto"
+    compile: bool = False
     threads: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")

@@ -66,8 +66,8 @@ def fit(
     workdir, name
         Folder of all runs, and the folder of this one in it.
     resume
-        Go on after the last complete epoch, or start if there is none. Other `threads` and
-        `num_workers`, another number of processes (exact to rounding), and with the ``step``
+        Go on after the last complete epoch, or start if there is none. Other `threads`, `num_workers`, `augment_on`
+        and `compile`, another number of processes (exact to rounding), and with the ``step``
         schedule other `epochs`, may be asked for; all else must be as it was. Bit-exact on a CPU.
     overwrite
         Replace the run that is in the folder.

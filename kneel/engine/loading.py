@@ -1,14 +1,15 @@
 """Which samples go into which batch, and the loader that fetches one process's share of them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from kneel.engine.config import ConfigError
+from kneel.engine.config import ConfigError, TrainingConfig
 from kneel.engine.seeding import derive_seed, seed_everything
+from kneel.engine.task import Deferring
 
 
 def train_batches(length: int, batch_size: int, world: int) -> list[range]:
@@ -139,3 +140,38 @@ def make_loader(samples: KeyedSamples, batches: Sequence[Sequence[int]], *, num_
         pin_memory=pin,
         generator=torch.Generator(),
     )
+
+
+def deferred(
+    config: TrainingConfig, dataset: Dataset[Any], device: torch.device
+) -> tuple[Dataset[Any], Callable[[Any], Any] | None]:
+    """
+    Leave the augmentation to the device, where that is asked for.
+
+    Parameters
+    ----------
+    config
+        Whose `augment_on` is asked.
+    dataset
+        The training set.
+    device
+        Where batches go.
+
+    Returns
+    -------
+    dataset
+        What is to be fetched.
+    finish
+        What is still to be done to a batch on the device, or None.
+
+    Raises
+    ------
+    ConfigError
+        When the data set cannot do what is asked.
+    """
+    where = config.augment_on
+    if where == "device" and not isinstance(dataset, Deferring):
+        raise ConfigError("augment_on = device: these pictures are augmented by the loader alone; loader or auto")
+    if isinstance(dataset, Deferring) and (where == "device" or (where == "auto" and device.type == "cuda")):
+        return dataset.deferred()
+    return dataset, None

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+SPEED = ("threads", "num_workers", "augment_on", "compile")
+
 
 def differences(stored: Mapping[str, Any], asked: Mapping[str, Any], done: int) -> list[str]:
     """
@@ -14,7 +16,7 @@ def differences(stored: Mapping[str, Any], asked: Mapping[str, Any], done: int) 
         What a snapshot says of itself; ``training`` holds `kneel.engine.config.TrainingConfig` as JSON.
     done
         Epochs that the stored run is at. With the ``step`` schedule, which does not look ahead, more epochs go on with
-        the same run; a cosine would bend. Threads and loader processes never matter.
+        the same run; a cosine would bend. What is about speed alone (`SPEED`) never matters.
 
     Returns
     -------
@@ -22,7 +24,7 @@ def differences(stored: Mapping[str, Any], asked: Mapping[str, Any], done: int) 
         A line a setting, with both values.
     """
     old, new = flat(stored), flat(asked)
-    free = {"training.threads", "training.num_workers"}
+    free = {f"training.{name}" for name in SPEED}
     if new.get("training.schedule") == "step" and new.get("training.epochs", 0) >= done:
         free.add("training.epochs")
     return [

@@ -1,6 +1,6 @@
 """What the engine needs to know of a task."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -112,6 +112,24 @@ class Task(Protocol):
         dict
             JSON: ``task``, the resolved experiment, model arguments, normalisation. It becomes part of the
             snapshot's metadata and must be the same when a training is resumed.
+        """
+
+
+@runtime_checkable
+class Deferring(Protocol):
+    """A training set that can leave its augmentation to the device, a batch at a time."""
+
+    def deferred(self) -> tuple[Dataset[Any], Callable[[Any], Any]]:
+        """
+        Divide the way of a sample in two.
+
+        Returns
+        -------
+        dataset
+            The same samples before their augmentation, with all that is drawn for them: as much as this set draws, so
+            that both have the same draws.
+        finish
+            From a batch of them, on the device, to a batch of this set.
         """
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from kneel.engine.averaging import WeightAverage
 from kneel.engine.board import with_intervals
 from kneel.engine.config import ConfigError, TrainingConfig
 from kneel.engine.cpu import cpu_has_bf16, lay_out
-from kneel.engine.loading import KeyedSamples, make_loader, train_batches, val_batches
+from kneel.engine.loading import KeyedSamples, deferred, make_loader, train_batches, val_batches
 from kneel.engine.optim import build_optimizer, learning_rate
 from kneel.engine.parallel import Share, share_layers, shared
 from kneel.engine.pictures import Picture, draw
@@ -44,6 +44,7 @@ class Trainer:
         self.rank, self.world = int(self.accelerator.process_index), int(self.accelerator.num_processes)
         self._seed("data")
         self.train_set, self.val_set = task.train_dataset(), task.val_dataset()
+        self._fetched, self._finish = deferred(config, self.train_set, self.accelerator.device)
         for which, dataset in (("training", self.train_set), ("validation", self.val_set)):
             if not _length(dataset):
                 raise ValueError(f"the {which} set is empty")
@@ -55,6 +56,8 @@ class Trainer:
             self.module = share_layers(self.module, self.accelerator.device)
         lay_out(self.module, self.accelerator.device)
         self.model = self.accelerator.prepare_model(self.module)
+        if config.compile:
+            self.model = torch.compile(self.model)  # snapshots are of the module: no other names of weights
         self.optimizer = self.accelerator.prepare_optimizer(build_optimizer(self.module, config))
         self.average = None if config.swa_start is None else WeightAverage(self.module, config)
 
@@ -98,7 +101,7 @@ class Trainer:
         if self.average is None or not self.average.update(self.module, epoch + 1):
             return
         _, loader = self._training_batches(epoch, "average", epoch)
-        moved = (self._to_device(batch) for batch in progress(loader, "batch norms of the average"))
+        moved = (self._training_batch(batch) for batch in progress(loader, "batch norms of the average"))
         # torch's update_bn passes clean batches; so does this: nothing is mixed up that the network will not read
         self.average.measure_batch_norms(moved, self.task.predict)
 
@@ -107,7 +110,7 @@ class Trainer:
             group["lr"] = rate
         self.optimizer.zero_grad()
         total = torch.zeros((), device=self.accelerator.device)
-        loss = self.task.training_loss(self.model, self._to_device(batch))
+        loss = self.task.training_loss(self.model, self._training_batch(batch))
         for term in [loss] if isinstance(loss, torch.Tensor) else loss:
             total = total + weight * term.detach()
             # The processes average their gradients: what is left of these factors is the mean over the whole batch.
@@ -166,7 +169,7 @@ class Trainer:
         """Return the whole batches of an epoch, as places in its order, and the loader of this process's share."""
         order = self._order(epoch)
         batches = train_batches(len(order), self.config.batch_size, self.world)
-        return batches, self._loader(self.train_set, order, [each[self.rank :: self.world] for each in batches], *key)
+        return batches, self._loader(self._fetched, order, [each[self.rank :: self.world] for each in batches], *key)
 
     def _loader(
         self, dataset: Dataset[Any], order: Sequence[int], batches: Sequence[Sequence[int]], *key: int | str
@@ -175,8 +178,13 @@ class Trainer:
         pin = self.accelerator.device.type == "cuda"
         return make_loader(samples, batches, num_workers=self.config.num_workers, pin=pin)
 
-    def _to_device(self, batch: Any) -> Any:
+    @torch.no_grad()
+    def _training_batch(self, batch: Any) -> Any:
+        return self._to_device(batch, self._finish)
+
+    def _to_device(self, batch: Any, finish: Callable[[Any], Any] | None = None) -> Any:
         moved = send_to_device(batch, self.accelerator.device, non_blocking=True)
+        moved = finish(moved) if finish else moved
         return in_float64(moved) if self.config.precision == "float64" else moved
 
     def _seed(self, *key: int | str) -> None:
