@@ -8,7 +8,7 @@ heat maps are sharp and its points look like a knee.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from kneel.imaging.radiograph import Radiograph, normalize_percentiles
 from kneel.imaging.schema import CENTER
 from kneel.located import JointCenter, LocatedKnee
 from kneel.looks import CLEAR, features
-from kneel.nominal_scale import is_squarish, is_wide, search_scale
+from kneel.nominal_scale import is_squarish, is_wide, look_closer, search_scale
 from kneel.shape import Alignment
 from kneel.stage import Picture, Stage
 from kneel.windows import Part, search_window
@@ -183,7 +183,7 @@ class KneeLocalizer:
             knees = search_scale(
                 film.shape,
                 lambda spacing_mm: self._at_spacing(film, radiograph, spacing_mm),
-                lambda knee: self._align(knee).scale,
+                self._size,
                 self._crop_reader(film, radiograph),
             )
             knees = [replace(knee, flags=("nominal_scale", *knee.flags)) for knee in knees]
@@ -196,17 +196,19 @@ class KneeLocalizer:
             knees = [replace(knee, side=radiograph.look_of(knee.side), flags=flag + knee.flags) for knee in knees]
         return sorted(knees, key=lambda knee: knee.side, reverse=True)
 
-    def _crop_reader(self, film: Picture, radiograph: Radiograph) -> Callable[[Spacing], list[LocatedKnee]] | None:
+    def _crop_reader(self, film: Picture, radiograph: Radiograph) -> Callable[[], list[LocatedKnee]] | None:
         """Return what reads a squarish film as a crop of one joint: the landmark networks alone, from its middle."""
         if radiograph.laterality == "B" or not is_squarish(film.shape):
             return None
-        middle = (film.shape[1] - 1) / 2, (film.shape[0] - 1) / 2
         named = radiograph.laterality
         looks: tuple[Side, ...] = ("R", "L") if named is None else (radiograph.look_of(named),)
-        centers = [JointCenter(look, middle, self.lc.typical_spread_mm) for look in looks]
 
-        def read(spacing_mm: Spacing) -> list[LocatedKnee]:
-            knees = self._believed(film, centers, spacing_mm)
+        def look(spacing_mm: Spacing, at: Mapping[Side, tuple[float, float]]) -> list[LocatedKnee]:
+            centers = [JointCenter(side, center, self.lc.typical_spread_mm) for side, center in at.items()]
+            return self._believed(film, centers, spacing_mm, passes=1)
+
+        def read() -> list[LocatedKnee]:
+            knees = look_closer(film.shape, looks, look, self._size)
             if named is not None:
                 return knees
             return [replace(knee, flags=("side_from_image", *knee.flags)) for knee in self._likelier(knees)]
@@ -273,7 +275,8 @@ class KneeLocalizer:
         """Say whether a film's one knee, on the side that its name says, clearly looks like the other side."""
         if len(knees) != 1:
             return False
-        mirrored = self._believed(film, [self._as_seen(knees[0], _opposite(knees[0].side))], knees[0].spacing_mm)
+        other = self._as_seen(knees[0], _opposite(knees[0].side))
+        mirrored = self._believed(film, [other], knees[0].spacing_mm, passes=1)
         return any(self._chance(other, knees[0]) >= CLEAR for other in mirrored)
 
     def both_looks(self, film: Picture, knee: LocatedKnee) -> list[LocatedKnee]:
@@ -311,10 +314,13 @@ class KneeLocalizer:
         centers = find_joint_centers(film, spacing_mm, [("whole", look) for look in looks], self.lc)
         return self._believed(film, centers, spacing_mm)
 
-    def _believed(self, film: Picture, centers: Sequence[JointCenter], spacing_mm: Spacing) -> list[LocatedKnee]:
+    def _believed(
+        self, film: Picture, centers: Sequence[JointCenter], spacing_mm: Spacing, *, passes: int = 2
+    ) -> list[LocatedKnee]:
         """Read the knees at the centres; the landmark networks are not asked where the centre is unbelievable."""
         sure = [center for center in centers if self._confidence(center.spread_mm) >= MIN_CONFIDENCE]
-        found = find_landmarks_of_several(film, [(each.center, each.side) for each in sure], spacing_mm, self.hc)
+        where = [(center.center, center.side) for center in sure]
+        found = find_landmarks_of_several(film, where, spacing_mm, self.hc, passes=passes)
         knees = [self._knee(center, *points, spacing_mm) for center, points in zip(sure, found, strict=True)]
         return [knee for knee in knees if knee.confidence >= MIN_CONFIDENCE]
 
@@ -329,6 +335,9 @@ class KneeLocalizer:
             flags = (*flags, "implausible_size")
         x, y = landmarks[CENTER]
         return LocatedKnee(center.side, (float(x), float(y)), landmarks, spread, confidence, spacing_mm, flags)
+
+    def _size(self, knee: LocatedKnee) -> float:
+        return self._align(knee).scale
 
     def _align(self, knee: LocatedKnee) -> Alignment:
         return self._align_points(knee.landmarks, knee.spacing_mm, knee.side)

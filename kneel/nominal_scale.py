@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from kneel.imaging.geometry import Spacing
+from kneel.imaging.geometry import Side, Spacing
 from kneel.located import LocatedKnee
 
 # heights in mm tried for a film without spacing: from a strip along the joint to a 43 cm cassette
@@ -19,6 +19,7 @@ SURE = 0.8  # confidence at which no other scale of a film without spacing is tr
 CORRECTIONS = 2  # networks see what they have learnt: points far from the usual size are pulled towards it
 
 Read = Callable[[Spacing], list[LocatedKnee]]
+Look = Callable[[Spacing, Mapping[Side, tuple[float, float]]], list[LocatedKnee]]
 
 
 def is_wide(shape: tuple[int, ...]) -> bool:
@@ -54,7 +55,10 @@ def is_squarish(shape: tuple[int, ...]) -> bool:
 
 
 def search_scale(
-    shape: tuple[int, ...], read: Read, size_of: Callable[[LocatedKnee], float], read_crop: Read | None = None
+    shape: tuple[int, ...],
+    read: Read,
+    size_of: Callable[[LocatedKnee], float],
+    read_crop: Callable[[], list[LocatedKnee]] | None = None,
 ) -> list[LocatedKnee]:
     """Try the nominal heights until an answer is sure; else take the surest.
 
@@ -67,7 +71,7 @@ def search_scale(
     size_of : callable
         Size of a knee against the mean one, at the spacing that it was found with.
     read_crop : callable, optional
-        Finds the one knee of a crop at a spacing; tried first, at `CROP_MM`.
+        Finds the one knee of a crop, with `look_closer`; tried first.
 
     Returns
     -------
@@ -76,7 +80,7 @@ def search_scale(
     """
     answers: list[list[LocatedKnee]] = []
     if read_crop is not None:
-        answers.append(_corrected(CROP_MM / shape[0], read_crop, size_of))
+        answers.append(read_crop())
         if _certainty(answers[0])[0] >= SURE:
             return answers[0]
     for height_mm in NOMINAL_HEIGHTS_MM:
@@ -88,6 +92,46 @@ def search_scale(
         if complete and _certainty(answers[-1])[0] >= SURE:
             break
     return max(answers, key=_total if is_wide(shape) else _certainty, default=[])
+
+
+def look_closer(
+    shape: tuple[int, ...], sides: Sequence[Side], look: Look, size_of: Callable[[LocatedKnee], float]
+) -> list[LocatedKnee]:
+    """Look at the middle of a crop, then where the joint was found and at the size found, twice or three times in all.
+
+    Place and size are mended by the same looks.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Height and width of the crop, pixels.
+    sides : sequence of Side
+        What the knee may look like.
+    look : callable
+        Looks once, at a spacing, at the given centres, (x, y) in pixels, of each look; leaves out what is no knee.
+    size_of : callable
+        As in `search_scale`.
+
+    Returns
+    -------
+    list of LocatedKnee
+        The same knee, once for each look; none when the middle shows none.
+    """
+    step, middle = CROP_MM / shape[0], ((shape[1] - 1) / 2, (shape[0] - 1) / 2)
+    at: dict[Side, tuple[float, float]] = dict.fromkeys(sides, middle)
+    knees: list[LocatedKnee] = []
+    for number in range(1 + CORRECTIONS):
+        found = look((step, step), at)
+        if not found:
+            break
+        knees = found
+        size = float(np.mean([size_of(knee) for knee in knees]))
+        if abs(size - 1) >= CLOSE_SIZE:
+            step /= size
+        elif number:
+            break
+        at = {knee.side: knee.center for knee in knees}
+    return knees
 
 
 def _corrected(step: float, read: Read, size_of: Callable[[LocatedKnee], float]) -> list[LocatedKnee]:

@@ -26,7 +26,9 @@ from deepknee.train import GradingExperiment, GradingTask
 from kneel.engine.config import load_config
 from kneel.experiment import LandmarkExperiment
 from kneel.imaging import normalize_percentiles, read_radiograph
+from kneel.imaging.geometry import RoiFrame
 from kneel.network import LandmarkNet
+from kneel.phantom.render import FilmSpec, render_film
 from kneel.train import LandmarkTask
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,12 +57,24 @@ def measure(folder):
 
 
 def films(folder):
-    """The three kinds of films that are read in different ways."""
-    both, one, picture = folder / "both.dcm", folder / "one.dcm", folder / "both.png"
+    """The four kinds of films that are read in different ways."""
+    both, one, picture, crop = (folder / name for name in ("both.dcm", "one.dcm", "both.png", "9000000R.png"))
     write_film(both, rows=ROWS)
     write_film(one, rows=ROWS, knees=(("R", 2),))
-    cv2.imwrite(str(picture), np.rint(255 * normalize_percentiles(read_radiograph(both).pixels)).astype(np.uint8))
-    return {"film of both knees": both, "film of one knee": one, "picture without spacing": picture}
+    save(picture, read_radiograph(both).pixels)
+    save(crop, phantom_crop())
+    kinds = {"film of both knees": both, "film of one knee": one, "picture without spacing": picture}
+    return kinds | {"crop of one knee, side by its name": crop}
+
+
+def save(path, pixels):
+    cv2.imwrite(str(path), np.rint(255 * normalize_percentiles(pixels)).astype(np.uint8))
+
+
+def phantom_crop():
+    """100 mm around a joint on 224 pixels, as in the public sets."""
+    film = render_film(FilmSpec(800, 600, 0.3, (("R", 2),)), np.random.default_rng(900))
+    return RoiFrame.around(film.knees[0].center, 100, (0.3, 0.3), side="R", roi_spacing_mm=100 / 224).crop(film.pixels)
 
 
 def reading_cost(film):

@@ -297,6 +297,26 @@ def test_a_crop_is_read_from_its_middle_without_the_centre_network(header, flags
     np.testing.assert_allclose(knee.landmarks, both[knee.side], atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("true_mm", "center"),
+    [
+        (100 / 224, (140, 106)),  # of the usual size, 13 mm off the middle
+        (0.37, (112, 112)),  # in the middle, but larger
+        (0.37, (150, 112)),  # both at once
+    ],
+)
+def test_place_and_size_on_a_crop_are_mended_by_one_look(true_mm, center):
+    knees = {"R": knee_points(center, "R", (true_mm, true_mm))}
+    hc = OracleStage(knees)
+    asked = []
+    inner = hc.batch
+    hc.batch = lambda pictures: asked.append(len(pictures)) or inner(pictures)
+    (knee,) = KneeLocalizer(NeverAsked(), hc).locate(film_with(knees, (224, 224), None, laterality="R"))
+    assert asked == [1, 1]
+    np.testing.assert_allclose(knee.spacing_mm, (true_mm, true_mm), rtol=0.05)
+    np.testing.assert_allclose(knee.landmarks, knees["R"], atol=1e-6)
+
+
 def test_a_squarish_film_that_is_no_crop_is_searched():
     """430 mm high, the joint far from the middle: the landmark network sees nothing there."""
     true = (0.43, 0.43)
