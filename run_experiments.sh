@@ -11,6 +11,7 @@
 #   FOLDS        only these folds (default: all)
 #   SEEDS        each of these seeds, in runs called NAME_seed_S (default: the seed of the file)
 #   RETRIES      how often what fails is tried again (default: 1)
+#   RAY          address of a Ray cluster to run the jobs on: local, auto or HOST:PORT (docs/cluster.md)
 #   VISDOM_SERVER, PORT  visdom server for live curves and pictures (default: localhost, 8097). Where none answers, one is
 #                started on this machine, for it alone but without a password; it ends with this command. none: no curves.
 #

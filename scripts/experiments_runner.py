@@ -6,8 +6,11 @@ number of runners, on any machines that share WORKDIR, work on one queue; no job
 this one. Each job's log, state and lock are in WORKDIR/NAME/fold_K (train.log, job.json, .lock); docs/experiments.md
 tells more.
 
+With --ray the jobs run on the nodes of a Ray cluster, which see the same WORKDIR, data, checkout and Python under the
+same paths; a job whose node dies resumes on another. docs/cluster.md says how to start one.
+
 Every option may be given as an environment variable too: DATA_ROOT, WORKDIR, EXPERIMENTS (several: separated by ":"),
-GPUS, PER_GPU, FOLDS, SEEDS, RETRIES (lists: separated by spaces).
+GPUS, PER_GPU, FOLDS, SEEDS, RETRIES, RAY (lists: separated by spaces).
 
 Exit status: 0 all done (or, with --no_wait, left to other runners), 1 some failed, 2 wrong use, or a stored run of the
 same name has other settings; 130 and 143 stopped by Ctrl-C or SIGTERM.
@@ -20,7 +23,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +33,9 @@ from kneel.engine.queue.jobs import Job, PlanError
 from kneel.engine.queue.live import display
 from kneel.engine.queue.report import describe, refuse
 from kneel.engine.queue.runner import Options, Runner
-from kneel.engine.queue.workers import slots
+from kneel.engine.queue.workers import Slot, Start, slots, start_job
+from kneel.engine.ray_cluster import ClusterError, Share, connected
+from kneel.engine.ray_cluster import slots as cluster_slots
 
 if TYPE_CHECKING:
     from train import Experiment
@@ -41,24 +47,39 @@ TRAIN = ROOT / "scripts" / "train.py"
 def main() -> int:
     """Run the jobs; see the module's text for the exit status."""
     arguments = parse()
-    try:
-        jobs = plan(arguments)
-        refuse(jobs)
-        places = slots(chosen_devices(arguments.gpus), arguments.per_gpu)
-        print(
-            f"{len(jobs)} training(s), {len(places)} at once, on {', '.join(dict.fromkeys(map(str, places)))}",
-            flush=True,
-        )
-        runner = Runner(jobs, places, display(), Options(arguments.retries, not arguments.no_wait))
-    except (ConfigError, PlanError, FileNotFoundError) as error:
-        print(f"experiments_runner: {error}", file=sys.stderr)
-        return 2
-    report = runner.run()
+    with ExitStack() as stack:
+        try:
+            jobs = plan(arguments)
+            refuse(jobs)
+            places, start = stack.enter_context(where(arguments))
+            names = ", ".join(dict.fromkeys(map(str, places)))
+            print(f"{len(jobs)} training(s), {len(places)} at once, on {names}", flush=True)
+            options = Options(arguments.retries, not arguments.no_wait)
+            runner = Runner(jobs, places, display(), options, start=start)
+        except (ConfigError, PlanError, ClusterError, FileNotFoundError) as error:
+            print(f"experiments_runner: {error}", file=sys.stderr)
+            return 2
+        report = runner.run()
     if words := describe(report):
         print(words, file=sys.stderr)
     if report.stopped_by is not None:
         return 128 + report.stopped_by
     return 1 if report.failed else 0
+
+
+@contextmanager
+def where(arguments: argparse.Namespace) -> Iterator[tuple[list[Slot], Start]]:
+    """Find the places for jobs, and what starts one there: on this machine, or on a cluster."""
+    if not arguments.ray:
+        yield slots(chosen_devices(arguments.gpus), arguments.per_gpu), start_job
+        return
+    if arguments.gpus:
+        raise ConfigError("--gpus does not go with --ray, which chooses among those of the cluster: --ray_gpus N a job")
+    from kneel.engine.queue.ray_jobs import RayStart
+
+    share = Share(arguments.ray_cores, arguments.ray_gpus)
+    with connected(arguments.ray):
+        yield [Slot(f"ray {number}") for number in range(cluster_slots(share))], RayStart(share)
 
 
 def chosen_devices(asked: Sequence[str]) -> list[str]:
@@ -126,6 +147,18 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--retries", type=int, default=given("RETRIES") or 1, metavar="N", help="tries more of what fails (default: 1)"
+    )
+    parser.add_argument(
+        "--ray",
+        default=given("RAY"),
+        metavar="ADDRESS",
+        help="run the jobs on the Ray cluster at HOST:PORT, or auto (this machine is one of its nodes), or local",
+    )
+    parser.add_argument(
+        "--ray_cores", type=float, default=1.0, metavar="N", help="CPU cores of a job on it (default: 1)"
+    )
+    parser.add_argument(
+        "--ray_gpus", type=float, default=0.0, metavar="X", help="GPUs of a job on it, such as 1 or 0.5 (default: 0)"
     )
     parser.add_argument("--no_wait", action="store_true", help="end when only jobs of other runners are left")
     arguments = parser.parse_args(argv)

@@ -1,4 +1,5 @@
 import os
+import sys
 
 import pytest
 import torch
@@ -14,3 +15,17 @@ def _one_thread():
 def _own_cache(tmp_path_factory):
     """Decoded pictures stay out of the user's cache; processes that tests start find them here too."""
     os.environ["KNEEL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def two_nodes():
+    """A Ray cluster of two nodes whose processes can import what the tests can."""
+    from ray_nodes import Nodes
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        nodes = Nodes()
+        try:
+            yield nodes
+        finally:
+            nodes.stop()

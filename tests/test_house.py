@@ -64,3 +64,18 @@ def test_nothing_heavy_is_loaded_that_is_not_needed(module, heavy):
     code = f"import sys, {module}; print({heavy!r} in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.strip() == "False"
+
+
+def test_ray_is_an_extra_that_nothing_loads_by_itself():
+    """Every module is imported in one process; neither Ray nor pyarrow may come with them."""
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in MODULES if path.name != "__init__.py"]
+    block = "sys.modules['ray'] = sys.modules['pyarrow'] = None"  # importing them fails, as without the extra
+    code = f"import importlib, sys; {block}; [importlib.import_module(name) for name in {modules}]"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_without_ray_it_is_said_how_to_install_it(tmp_path):
+    (tmp_path / "film.png").touch()
+    code = "import sys; sys.modules['ray'] = None; from kneel.engine.ray_cluster import load_ray; load_ray()"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert "pip install '.[ray]'" in result.stderr

@@ -12,7 +12,7 @@ from kneel.engine.queue.jobs import Job, chain_lengths, check
 from kneel.engine.queue.live import Display, Row
 from kneel.engine.queue.locks import Watch
 from kneel.engine.queue.state import LOG, JobState, is_done, last_lines, last_metric
-from kneel.engine.queue.workers import GRACE_SECONDS, Attempt, Outcome, Slot, start_job
+from kneel.engine.queue.workers import GRACE_SECONDS, Outcome, Running, Slot, Start, start_job
 
 _POLL_SECONDS = 0.03
 _DRAW_SECONDS = 1.0
@@ -89,6 +89,8 @@ class Runner:
         How.
     watch
         Takes the locks.
+    start
+        Starts a job in a slot: here, or by `kneel.engine.queue.ray_jobs` on another machine.
 
     Raises
     ------
@@ -103,11 +105,12 @@ class Runner:
         display: Display,
         options: Options = Options(),
         watch: Watch | None = None,
+        start: Start = start_job,
     ) -> None:
         check(jobs)
         self._jobs, self._slots, self._display, self._options = jobs, list(slots), display, options
-        self._watch, self._report = watch or Watch(), Report()
-        self._running: list[tuple[Attempt, Pace]] = []
+        self._watch, self._start_job, self._report = watch or Watch(), start, Report()
+        self._running: list[tuple[Running, Pace]] = []
         by_key = {job.key: job for job in jobs}
         self._todo: dict[str, _Entry] = {}
 
@@ -217,8 +220,8 @@ class Runner:
             if state.hopeless or entry.failures > self._options.retries:
                 return self._failed(entry, f"{state.reason} (in another runner)")
         slot = self._slots.pop(0)
-        started = start_job(job, slot, self._watch, source=entry.source, grace=self._options.grace)
-        if isinstance(started, Attempt):
+        started = self._start_job(job, slot, self._watch, source=entry.source, grace=self._options.grace)
+        if not isinstance(started, Outcome):
             self._display.event(f"start  {job}, on {slot}  ({_short(job.folder / LOG)})")
             self._running.append((started, Pace(job)))
             entry.elsewhere = ""

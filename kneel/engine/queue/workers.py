@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from kneel.engine.queue.fence import still_mine
 from kneel.engine.queue.jobs import Job
@@ -90,6 +90,28 @@ class Outcome:
     state: Literal["done", "failed", "interrupted", "busy"]
     reason: str = ""
     hopeless: bool = False
+
+
+class Running(Protocol):
+    """A job that runs, here or elsewhere."""
+
+    job: Job
+    slot: Slot
+
+    def poll(self) -> Outcome | None:
+        """Return how it ended, or None while it runs."""
+
+    def stop(self) -> None:
+        """Ask it to stop; asked twice, it is killed."""
+
+
+class Start(Protocol):
+    """Starts a job in a slot, as `start_job`."""
+
+    def __call__(
+        self, job: Job, slot: Slot, watch: Watch, *, source: Job | None = None, grace: float = GRACE_SECONDS
+    ) -> Running | Outcome:
+        """Return the running job, or why it was not started."""
 
 
 class Attempt:

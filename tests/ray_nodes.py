@@ -1,0 +1,70 @@
+"""A Ray cluster of several nodes on this machine, for tests: small, on loopback, and gone at the end."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+# read when Ray is loaded, or its processes start
+os.environ.update(
+    RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # keeps Ray on loopback
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_AUTH_MODE="disabled",  # else Ray writes a token into the user's home
+    RAY_memory_monitor_refresh_ms="0",  # what else the machine does must not get our processes killed
+    RAY_DASHBOARD_STARTUP_TIMEOUT_S="300",
+    RAY_worker_niceness="0",  # else tests wait behind everything else on a busy machine
+)
+
+_NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "node_ip_address": "127.0.0.1"}
+# whose ports Ray would choose when they have started, which it waits 15 s for: on a busy machine too short
+_AGENTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+
+
+class Nodes:
+    """Two raylets with a core each; more can be added, and any but the first killed."""
+
+    def __init__(self) -> None:
+        import ray
+        from ray.cluster_utils import Cluster
+
+        # without what no test needs: every process less is two seconds less
+        less = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
+        self._cluster = _patiently(lambda: Cluster(initialize_head=True, head_node_args={**_node(), **less}))
+        self.address = self._cluster.address
+        self.add()
+        ray.init(address=self.address, log_to_driver=False)
+
+    def add(self):
+        """Start a node and wait until the cluster knows it."""
+        return _patiently(lambda: self._cluster.add_node(**_node()))
+
+    def kill(self, node) -> None:
+        """Kill the raylet of a node with SIGKILL, as a power cut would."""
+        node.kill_raylet()
+
+    def stop(self) -> None:
+        """End all processes."""
+        import ray
+
+        ray.shutdown()
+        self._cluster.shutdown()
+
+
+def _node() -> dict[str, Any]:
+    with ExitStack() as held:
+        ports = [held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in _AGENTS]
+    return {**_NODE, **dict(zip(_AGENTS, ports, strict=True))}
+
+
+def _patiently(start: Callable[[], Any], tries: int = 4) -> Any:
+    """Start something again where it did not come in time: Ray waits 30 s, which on a busy machine can be too short."""
+    for _ in range(tries - 1):
+        try:
+            return start()
+        except Exception as error:  # Ray has no other type for it
+            if "timed out" not in str(error):
+                raise
+    return start()
