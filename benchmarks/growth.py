@@ -253,10 +253,13 @@ def curve(axis: Axes, part: Part, lines: dict[str, str], unit: str) -> None:
     if not words and max(map(float, part)) > 100:
         axis.set_xscale("log")
     axis.set_ylabel(unit)
-    axis.set_ylim(0, None)
+    if axis.get_xscale() == "log" and unit.startswith("s,"):  # in proportion is straight then
+        axis.set_yscale("log")
+    else:
+        axis.set_ylim(0, 1.3 * axis.get_ylim()[1])  # room for the legend
     axis.grid(alpha=0.3)
     if len(lines) > 1:
-        axis.legend()
+        axis.legend(loc="upper left")
 
 
 if __name__ == "__main__":
