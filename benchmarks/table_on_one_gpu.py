@@ -37,7 +37,7 @@ from kneel.train import LandmarkTask
 
 ROWS = Path(__file__).resolve().parents[1] / "hc_experiments"
 PATIENCE = 900  # seconds that one of several waits for the others
-SMALL = {"side": 64, "width": 4, "batch": 4}
+SMALL = {"side": 64, "width": 8, "batch": 4}
 Rows = dict[str, LandmarkExperiment]
 
 
@@ -80,7 +80,7 @@ def parse() -> argparse.Namespace:
         "--size",
         choices=("recipe", "small"),
         default="recipe" if cuda else "small",
-        help="small: 64 pixels, width 4, batches of 4 (default here: %(default)s)",
+        help="small: 64 pixels, width 8, batches of 4 (default here: %(default)s)",
     )
     parser.add_argument("--pack", type=int, nargs="+", default=[1, 2, 3] if cuda else [1], help="trainings at once")
     parser.add_argument("--steps", type=int, default=30 if cuda else 3, help="timed steps (default: %(default)s)")

@@ -34,3 +34,16 @@ def test_hours_are_pictures_over_rates(monkeypatch):
     words = table.forecast(pair, [list(pair)], [rates], given)
     assert float(words.split(" h ")[0]) == pytest.approx(2 * (4000 + 500) / 3600, abs=0.05)
     assert "does not fit" in table.forecast(pair, [list(pair)], [None], given)
+
+
+def test_every_row_can_be_made_small(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import table_on_one_gpu as table
+
+    given = argparse.Namespace(size="small", compile=True, workers=0)
+    for path in (ROOT / "hc_experiments").glob("*.yaml"):
+        row = load_config(path, LandmarkExperiment)
+        small = LandmarkExperiment.model_validate_json(table.resized(row, given))
+        assert small.roi.size == (64, 64)
+        assert small.training.compile
+        assert small.loss == row.loss
