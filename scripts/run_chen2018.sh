@@ -15,7 +15,7 @@ export DATA_ROOT WORKDIR
 python=$here/.venv/bin/python
 [ -x "$python" ] || python=python3
 starts="chen2018_small chen2018_aligned_seed_42 chen2018_aligned_seed_84"  # what others go on from
-members="chen2018_robust_seed_42 chen2018_robust_seed_84 chen2018_joint_seed_42"
+members="chen2018_robust_seed_42 chen2018_robust_seed_84 chen2018_joint_seed_42 chen2018_joint_seed_84"
 
 locate() {
     "$python" "$here/scripts/data_stuff/locate_landmarks.py" --images "$DATA_ROOT/$1" --jobs "$JOBS" && return
@@ -26,12 +26,12 @@ locate train
 locate val
 
 experiments=""
-for name in $starts $members; do experiments+=" $here/kl_experiments/$name.yaml"; done
-EXPERIMENTS=$experiments "$here/run_experiments.sh"
+for name in $starts $members; do experiments+=:$here/kl_experiments/$name.yaml; done
+EXPERIMENTS=${experiments#:} "$here/run_experiments.sh"
 
 networks=()
 for name in $members; do networks+=("$WORKDIR/$name"); done
-"$python" "$here/scripts/calibrate_kl.py" --data "$DATA_ROOT/val" --weights "${networks[@]}"
+"$python" "$here/scripts/calibrate_kl.py" --data "$DATA_ROOT/val" --weights "${networks[@]}" --turns -6 6
 for part in val test; do
     if [ ! -d "$DATA_ROOT/$part" ]; then continue; fi
     locate "$part"

@@ -1,0 +1,64 @@
+"""The one command from the public set to the table of grades: what it asks of the scripts that it calls.
+
+They stand aside here and write down what they are called with; each has its own tests.
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from deepknee.train import GradingExperiment
+from kneel.engine.config import load_config
+
+ROOT = Path(__file__).resolve().parents[1]
+STAND_IN = """#!/usr/bin/env python3
+import json, os, sys
+with open({calls!r}, "a") as file:
+    print(json.dumps([sys.argv[1:], os.environ.get("EXPERIMENTS")]), file=file)
+"""
+
+
+@pytest.fixture
+def calls(tmp_path):
+    """Run the command over an empty set with a test part; what it called, and the experiments it asked for."""
+    here, data = tmp_path / "a copy", tmp_path / "the data"
+    interpreter = here / ".venv" / "bin" / "python"
+    interpreter.parent.mkdir(parents=True)
+    interpreter.write_text(STAND_IN.format(calls=str(tmp_path / "calls")))
+    interpreter.chmod(0o755)
+    for name in ("scripts", "kl_experiments", "run_experiments.sh"):
+        (here / name).symlink_to(ROOT / name)
+    for part in ("train", "val", "test"):
+        (data / part).mkdir(parents=True)
+    environment = {**os.environ, "DATA_ROOT": str(data), "WORKDIR": str(tmp_path / "runs"), "VISDOM_SERVER": "none"}
+    subprocess.run([here / "scripts" / "run_chen2018.sh"], env=environment, check=True)
+    return [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
+
+
+def test_every_step_is_called_with_what_the_one_before_made(calls, tmp_path):
+    steps = [Path(words[0]).name for words, _ in calls]
+    locate = "locate_landmarks.py"
+    after = ["calibrate_kl.py", locate, "evaluate_kl.py", locate, "evaluate_kl.py"]
+    assert steps == [locate, locate, "experiments_runner.py", *after]
+    assert [words[2] for words, _ in calls if words[0].endswith(locate)] == [
+        str(tmp_path / "the data" / part) for part in ("train", "val", "val", "test")
+    ]
+
+
+def test_networks_are_trained_after_what_they_start_from_and_then_read_together(calls, tmp_path):
+    (experiments,) = {there for words, there in calls if words[0].endswith("experiments_runner.py")}
+    shipped = {f"chen2018_{path.stem}" for path in (ROOT / "pretrained" / "deepknee").glob("*.safetensors")}
+    trained: list[str] = []
+    for path in map(Path, experiments.split(":")):
+        experiment = load_config(path, GradingExperiment)
+        assert experiment.transfer in (None, *trained)
+        trained.append(path.stem)
+    for words, _ in calls:
+        if words[0].endswith(("calibrate_kl.py", "evaluate_kl.py")):
+            members = [Path(word) for word in words if word.startswith(str(tmp_path / "runs" / "chen2018"))]
+            assert {member.name for member in members} == shipped
+            assert words[words.index("--data") + 1] in map(str, (tmp_path / "the data").iterdir())
+    assert shipped <= set(trained)
