@@ -74,6 +74,7 @@ attention
   gradcam         as in the paper: what raised the score of the grade in each network
   hirescam        what raised the probability of the grade in all networks together; as coarse, as fast
   integrated      which pixels raised that probability, compared with the knee blurred; fine, and slow: seconds a knee
+  Maps explain what the networks see of the upright knee, also where grades are averaged over turned looks.
   A map that is dark all over says that nothing speaks for the grade. Maps do not show what a reader would see.
   scripts/evaluate_attention.py measures which map fits a set of networks best.
 

@@ -22,10 +22,11 @@ from deepknee.member import Member, Mode, load_member
 from deepknee.model import GRADES
 from deepknee.patches import PatchGeometry
 from deepknee.views import Compartments, View, turned
+from kneel.engine.config import ConfigError
 from kneel.imaging.geometry import RoiFrame, Side, Spacing
 
 Same = TypeVar("Same")
-_BATCH = 32  # knees at a time, so that a folder of ROIs does not fill the memory
+_BATCH = 32  # looks at a time, so that a folder of ROIs does not fill the memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +201,8 @@ class Grader:
             raise TypeError(f"rois are {rois.dtype}: must be uint8 (0 to 255)")
         if rois.ndim != 3 or rois.shape[1:] != (size, size):
             raise ValueError(f"rois have shape {rois.shape}: must be (N, {size}, {size})")
-        return [rois[start : start + _BATCH] for start in range(0, len(rois), _BATCH)]
+        at_once = max(1, _BATCH // (1 + len(self.turns_deg)))
+        return [rois[start : start + at_once] for start in range(0, len(rois), at_once)]
 
     @property
     def conformal(self) -> Conformal | None:
@@ -292,5 +294,6 @@ def _only(what: str, values: Sequence[Same]) -> Same:
     """Return what all members have in common."""
     first, *others = dict.fromkeys(values)
     if others:
-        raise ValueError(f"networks of different {what} cannot be mixed: {first!r} and {others[0]!r}")
+        hint = "; calibrate_kl.py --turns gives all the same" if what == "turns" else ""
+        raise ConfigError(f"networks of different {what} cannot be mixed: {first!r} and {others[0]!r}{hint}")
     return first

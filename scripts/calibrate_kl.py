@@ -66,8 +66,11 @@ def main(words: Sequence[str] | None = None) -> int:
     given = parser.parse_args(words)
     if not 0 < given.coverage < 1 or given.largest < 1:
         parser.error("--coverage must lie between 0 and 1, such as 0.9, and --largest must be 1 or more")
-    if any(abs(degrees) > LARGEST_TURN for degrees in given.turns or ()):
-        parser.error(f"--turns must lie within {LARGEST_TURN} degrees either way")
+    turns = given.turns or ()
+    if len(set(turns)) < len(turns) or not all(0 < abs(degrees) <= LARGEST_TURN for degrees in turns):
+        parser.error(
+            f"--turns must be different angles of {LARGEST_TURN} degrees at most, and not 0: upright is there anyway"
+        )
     try:
         calibrate(given)
     except USER_ERRORS as error:

@@ -9,7 +9,7 @@ tells more.
 With --ray the jobs run on the nodes of a Ray cluster, which see the same WORKDIR, data, checkout and Python under the
 same paths; a job whose node dies resumes on another. docs/cluster.md says how to start one.
 
-Every option may be given as an environment variable too: DATA_ROOT, WORKDIR, EXPERIMENTS (several: separated by ":"),
+These options may be given as environment variables too: DATA_ROOT, WORKDIR, EXPERIMENTS (several: separated by ":"),
 GPUS, PER_GPU, FOLDS, SEEDS, RETRIES, RAY (lists: separated by spaces).
 
 Exit status: 0 all done (or, with --no_wait, left to other runners), 1 some failed, 2 wrong use, or a stored run of the
@@ -85,8 +85,8 @@ def where(arguments: argparse.Namespace) -> Iterator[tuple[list[Slot], Start]]:
 def chosen_devices(asked: Sequence[str]) -> list[str]:
     """Return the devices that are asked for, after a look whether they are there; all GPUs where none is named.
 
-    Names are those of CUDA_VISIBLE_DEVICES: a scheduler may have given us the third and the fourth. Other words than
-    numbers (UUIDs) are left to CUDA where the variable does not list them.
+    Names are those of CUDA_VISIBLE_DEVICES: a scheduler may have given us the third and the fourth. UUIDs that the
+    variable does not list are left to CUDA.
     """
     if list(asked) == ["cpu"]:
         return ["cpu"]
@@ -94,7 +94,7 @@ def chosen_devices(asked: Sequence[str]) -> list[str]:
 
     count, given = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
     names = ([name.strip() for name in given.split(",")] if given else [str(number) for number in range(count)])[:count]
-    unknown = [name for name in asked if name not in names and (name.isdecimal() or name == "cpu" or not count)]
+    unknown = [name for name in asked if name not in names and (not count or not name.startswith(("GPU-", "MIG-")))]
     if unknown:
         there = f"there are {', '.join(names)}" if names else "torch finds no GPU here"
         limit = f" (CUDA_VISIBLE_DEVICES={given})" if given is not None else ""
@@ -168,6 +168,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"FOLDS, SEEDS: {error}")
     if arguments.per_gpu < 1 or arguments.retries < 0:
         parser.error("--per_gpu must be 1 or more, --retries 0 or more")
+    arguments.gpus = [name for words_ in arguments.gpus for name in words_.split(",") if name]
+    if arguments.ray and arguments.per_gpu != 1:
+        parser.error("--per_gpu does not go with --ray: several jobs share a card of the cluster by --ray_gpus 0.5")
+    if not arguments.ray and (arguments.ray_cores, arguments.ray_gpus) != (1.0, 0.0):
+        parser.error("--ray_cores and --ray_gpus act only with --ray")
+    if arguments.ray_cores <= 0 or arguments.ray_gpus < 0 or (arguments.ray_gpus > 1 and arguments.ray_gpus % 1):
+        parser.error("--ray_cores must be above 0, --ray_gpus a part of 1 (several jobs on a card) or a whole number")
     return arguments
 
 

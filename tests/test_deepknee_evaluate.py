@@ -332,8 +332,9 @@ def test_calibration_is_stored_and_read_again(
     assert calibrate.main(command) == 0
     assert [path.read_bytes() for path in paths] == stored  # once more gives the same
 
-    with pytest.raises(SystemExit):
-        calibrate.main([*command, "--turns", "60"])
+    for turns in (["60"], ["0"], ["nan"], ["6", "6"]):
+        with pytest.raises(SystemExit):
+            calibrate.main([*command, "--turns", *turns])
     assert calibrate.main([*command, "--turns", "-6", "6"]) == 0
     for words in (command, [*command, "--turns"]):  # kept unless other angles, or none, are asked for
         turned = [load_member(path).settings for path in paths]

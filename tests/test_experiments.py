@@ -244,6 +244,8 @@ def test_the_runner_takes_its_options_from_the_environment(tmp_path, monkeypatch
         (["0"], 0, "", "--gpus 0: not 0, torch finds no GPU here (CUDA_VISIBLE_DEVICES=); or cpu alone"),
         (["GPU-8a21"], 0, None, "--gpus GPU-8a21: not GPU-8a21, torch finds no GPU here; or cpu alone"),
         (["0", "cpu"], 1, None, "--gpus 0 cpu: not cpu, there are 0; or cpu alone"),
+        (["cuda:0"], 1, None, "--gpus cuda:0: not cuda:0, there are 0; or cpu alone"),
+        (["-1"], 1, None, "--gpus -1: not -1, there are 0; or cpu alone"),
     ],
 )
 def test_gpus_that_are_not_there_are_named_before_any_job_starts(monkeypatch, asked, count, visible, outcome):
@@ -274,6 +276,32 @@ def test_the_runner_starts_nothing_on_a_gpu_that_is_not_there(tmp_path, monkeypa
     assert experiments_runner.main() == 2
     assert "not 5, there are 0" in capsys.readouterr().err
     assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--ray_gpus", "1"], "act only with --ray"),
+        (["--ray", "auto", "--ray_gpus", "1.5"], "a whole number"),
+        (["--ray", "auto", "--ray_cores", "0"], "must be above 0"),
+        (["--ray", "auto", "--per_gpu", "2"], "--ray_gpus 0.5"),
+    ],
+)
+def test_options_of_a_cluster_that_would_do_nothing_are_refused(monkeypatch, capsys, words, message):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    monkeypatch.delenv("RAY", raising=False)
+    import experiments_runner
+
+    with pytest.raises(SystemExit):
+        experiments_runner.parse(["--data_root", ".", *words])
+    assert message in capsys.readouterr().err
+
+
+def test_gpus_are_separated_by_spaces_or_commas(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    import experiments_runner
+
+    assert experiments_runner.parse(["--data_root", ".", "--gpus", "0,1", "3"]).gpus == ["0", "1", "3"]
 
 
 @pytest.mark.slow

@@ -66,7 +66,8 @@ def connected(address: str) -> Iterator[Any]:
         else:
             ray.init(address=address, **quiet)
     except Exception as error:  # Ray raises all kinds, plain Exception too
-        raise ClusterError(f"no Ray cluster at {address}: {error}; `ray start --head` starts one") from error
+        hint = "" if address == LOCAL else "; `ray start --head` starts one"
+        raise ClusterError(f"no Ray cluster at {address}: {error}{hint}") from error
     try:
         yield ray
     finally:
@@ -91,9 +92,18 @@ def load_ray() -> Any:
 
 
 def slots(share: Share) -> int:
-    """Return how many pieces of work the cluster of now can do at once, at least 1."""
-    have = load_ray().cluster_resources()
-    by_cores = have.get("CPU", 0) / share.cores if share.cores else float("inf")
-    by_gpus = have.get("GPU", 0) / share.gpus if share.gpus else float("inf")
-    fits = min(by_cores, by_gpus)
-    return max(1, int(fits)) if fits < float("inf") else 1
+    """Return how many pieces of work the nodes of now can do at once.
+
+    Raises
+    ------
+    ClusterError
+        No node has room for one: Ray would wait for such a node for ever.
+    """
+    nodes = [node["Resources"] for node in load_ray().nodes() if node["Alive"]]
+    wanted = [(kind, part) for kind, part in (("CPU", share.cores), ("GPU", share.gpus)) if part]
+    # a piece of work never spans nodes; the small number is for tenths that do not sum up
+    fits = [min(int(have.get(kind, 0) / part + 1e-9) for kind, part in wanted) for have in nodes]
+    if not any(fits):
+        there = ", ".join(f"{have.get('CPU', 0):g} cores and {have.get('GPU', 0):g} GPUs" for have in nodes)
+        raise ClusterError(f"no node has {share.cores:g} cores and {share.gpus:g} GPUs for one job: they have {there}")
+    return sum(fits)

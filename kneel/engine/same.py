@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-SPEED = ("threads", "num_workers", "augment_on", "compile")
+SPEED = ("threads", "num_workers", "augment_on", "compile")  # the last two may change rounding, and noise on a GPU
 
 
 def differences(stored: Mapping[str, Any], asked: Mapping[str, Any], done: int) -> list[str]:

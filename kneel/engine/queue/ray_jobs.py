@@ -8,12 +8,14 @@ from typing import Any
 
 from kneel.engine.queue.jobs import Job
 from kneel.engine.queue.locks import STALE_SECONDS, Watch
+from kneel.engine.queue.state import is_done
 from kneel.engine.queue.workers import GRACE_SECONDS, Attempt, Outcome, Slot, start_job
 from kneel.engine.ray_cluster import Share, load_ray
 
-_DEATHS = 10  # of nodes and worker processes under one job, until it counts as failed
+_DEATHS = 10  # of nodes and worker processes under one job; one more counts as a failure
 _ASK_AGAIN_SECONDS = 1.0
 _LOOK_SECONDS = 0.1
+_LAG_SECONDS = 60.0  # of what another machine wrote into a shared folder
 
 
 class RayStart:
@@ -53,7 +55,7 @@ class RayStart:
         source, grace
             As for `start_job`.
         """
-        return RayAttempt(job, slot, self._task.remote(job, self._share, source, grace), self._died)
+        return RayAttempt(job, slot, self._task.remote(job, self._share, source, grace), source, self._died)
 
 
 class RayAttempt:
@@ -66,13 +68,16 @@ class RayAttempt:
         What, and as what it is shown.
     reference
         Of the Ray task.
+    source
+        The job that this one starts from.
     died
         How often something died under each job; counted here.
     """
 
-    def __init__(self, job: Job, slot: Slot, reference: Any, died: Counter[str]) -> None:
+    def __init__(self, job: Job, slot: Slot, reference: Any, source: Job | None, died: Counter[str]) -> None:
         self.job, self.slot = job, slot
-        self._reference, self._died, self._asked = reference, died, False
+        self._reference, self._source, self._died, self._asked = reference, source, died, False
+        self._told: float | None = None  # when its node said that it is done
 
     def poll(self) -> Outcome | None:
         """Return how it ended, or None while it runs."""
@@ -81,8 +86,7 @@ class RayAttempt:
         if not ready:
             return None
         try:
-            outcome: Outcome = ray.get(self._reference)
-            return outcome
+            return self._seen(ray.get(self._reference))
         except ray.exceptions.TaskCancelledError:
             return Outcome("interrupted", "stopped by its runner")
         except ray.exceptions.RayTaskError as error:
@@ -92,7 +96,17 @@ class RayAttempt:
         except ray.exceptions.RayError as error:
             self._died[self.job.key] += 1
             reason = f"its node or Ray process died ({type(error).__name__})"
-            return Outcome("failed" if self._died[self.job.key] >= _DEATHS else "interrupted", reason)
+            return Outcome("failed" if self._died[self.job.key] > _DEATHS else "interrupted", reason)
+
+    def _seen(self, outcome: Outcome) -> Outcome | None:
+        """Believe that it is done once this machine sees that too; None while a shared folder may lag behind."""
+        if outcome.state != "done" or is_done(self.job, self._source):
+            return outcome
+        self._told = self._told or time.monotonic()
+        if time.monotonic() - self._told < _LAG_SECONDS:
+            return None
+        reason = f"its node says done, but {self.job.folder} on this machine does not: do both see the same WORKDIR?"
+        return Outcome("failed", reason, hopeless=True)
 
     def stop(self) -> None:
         """Ask it to stop; asked twice, Ray's process is killed, and the keeper stops the job."""

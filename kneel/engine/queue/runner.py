@@ -184,7 +184,7 @@ class Runner:
         elif outcome.state == "busy":
             self._later(entry, outcome.reason)
         elif outcome.state == "interrupted" or stopping:
-            self._display.event(f"stopped  {where}")
+            self._display.event(f"stopped  {where}" + (f": {outcome.reason}" if outcome.reason else ""))
         else:
             entry.failures = max(entry.failures + 1, self._failures(entry))
             if outcome.hopeless or entry.failures > self._options.retries:

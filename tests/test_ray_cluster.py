@@ -1,0 +1,60 @@
+"""How much of a cluster's work fits on its nodes: counted without Ray."""
+
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+from queue_tools import fake
+
+from kneel.engine import ray_cluster
+from kneel.engine.queue import ray_jobs
+from kneel.engine.queue.ray_jobs import RayAttempt
+from kneel.engine.queue.workers import Outcome, Slot
+from kneel.engine.ray_cluster import ClusterError, Share, slots
+
+NODES = [{"CPU": 7.0, "GPU": 2.0}, {"CPU": 7.0}, {"CPU": 64.0, "GPU": 8.0}]
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Two nodes that live and one that does not."""
+    nodes = [{"Resources": have, "Alive": alive} for have, alive in zip(NODES, (True, True, False), strict=True)]
+    monkeypatch.setattr(ray_cluster, "load_ray", lambda: SimpleNamespace(nodes=lambda: nodes))
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize(
+    ("share", "count"),
+    [
+        (Share(1, 0), 14),
+        (Share(4, 0), 2),  # 14 cores, but no job spans nodes
+        (Share(1, 1), 2),
+        (Share(1, 0.5), 4),
+        (Share(4, 0.5), 1),
+        (Share(0.1, 0), 140),  # 7 / 0.1 is a little less than 70
+    ],
+)
+def test_places_are_counted_node_by_node(share, count):
+    assert slots(share) == count
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_fits_on_no_node_is_refused_and_not_waited_for():
+    with pytest.raises(ClusterError, match="no node has 8 cores and 0 GPUs for one job: they have 7 cores and 2 GPUs"):
+        slots(Share(8, 0))
+    with pytest.raises(ClusterError, match="no node has 1 cores and 3 GPUs"):
+        slots(Share(1, 3))
+
+
+def test_done_is_believed_once_this_machine_sees_it(tmp_path, monkeypatch):
+    attempt = RayAttempt(fake(tmp_path, "a"), Slot("ray 0"), None, None, Counter())
+    assert attempt._seen(Outcome("failed", "no such film")) == Outcome("failed", "no such film")
+    assert attempt._seen(Outcome("done")) is None  # a shared folder may lag behind
+    monkeypatch.setattr(ray_jobs, "is_done", lambda job, source: True)
+    assert attempt._seen(Outcome("done")) == Outcome("done")
+    monkeypatch.setattr(ray_jobs, "is_done", lambda job, source: False)
+    monkeypatch.setattr(ray_jobs, "_LAG_SECONDS", 0.0)
+    lost = attempt._seen(Outcome("done"))
+    assert lost is not None
+    assert lost.hopeless
+    assert "do both see the same WORKDIR?" in lost.reason
