@@ -1,5 +1,4 @@
 import os
-import sys
 
 import pytest
 import torch
@@ -17,15 +16,18 @@ def _own_cache(tmp_path_factory):
     os.environ["KNEEL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
-@pytest.fixture(scope="module")
-def two_nodes():
-    """A Ray cluster of two nodes whose processes can import what the tests can."""
+@pytest.fixture(scope="session")
+def _nodes():
+    """Start one cluster for all tests: that takes longer than many of them."""
     from ray_nodes import Nodes
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        nodes = Nodes()
-        try:
-            yield nodes
-        finally:
-            nodes.stop()
+    nodes = Nodes()
+    yield nodes
+    nodes.stop()
+
+
+@pytest.fixture(scope="module")
+def two_nodes(_nodes):
+    """A Ray cluster of two nodes whose processes can import what the tests can; this process is connected to it."""
+    with _nodes.connected():
+        yield _nodes

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
-from collections.abc import Callable
-from contextlib import ExitStack
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
+
+import pytest
 
 # read when Ray is loaded, or its processes start
 os.environ.update(
@@ -27,7 +31,6 @@ class Nodes:
     """Two raylets with a core each; more can be added, and any but the first killed."""
 
     def __init__(self) -> None:
-        import ray
         from ray.cluster_utils import Cluster
 
         # without what no test needs: every process less is two seconds less
@@ -35,7 +38,17 @@ class Nodes:
         self._cluster = _patiently(lambda: Cluster(initialize_head=True, head_node_args={**_node(), **less}))
         self.address = self._cluster.address
         self.add()
+
+    @contextmanager
+    def connected(self) -> Iterator[None]:
+        """Connect this process to the cluster."""
+        import ray
+
         ray.init(address=self.address, log_to_driver=False)
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
     def add(self):
         """Start a node and wait until the cluster knows it."""
@@ -47,9 +60,6 @@ class Nodes:
 
     def stop(self) -> None:
         """End all processes."""
-        import ray
-
-        ray.shutdown()
         self._cluster.shutdown()
 
 
@@ -59,12 +69,26 @@ def _node() -> dict[str, Any]:
     return {**_NODE, **dict(zip(_AGENTS, ports, strict=True))}
 
 
+def _told(command: list[str]) -> list[str]:
+    """Tell a raylet the port of its agent, which Ray keeps to itself: else the raylet waits 15 s for it and aborts."""
+    port = re.search(r"--listen-port=(\d+)", " ".join(command))
+    return [*command, f"--dashboard_agent_listen_port={port[1]}"] if port else command
+
+
 def _patiently(start: Callable[[], Any], tries: int = 4) -> Any:
     """Start something again where it did not come in time: Ray waits 30 s, which on a busy machine can be too short."""
-    for _ in range(tries - 1):
-        try:
-            return start()
-        except Exception as error:  # Ray has no other type for it
-            if "timed out" not in str(error):
-                raise
-    return start()
+    from ray._private import services
+
+    started = services.start_ray_process
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # its processes can import what the tests can
+        patch.setattr(
+            services, "start_ray_process", lambda command, *args, **more: started(_told(command), *args, **more)
+        )
+        for _ in range(tries - 1):
+            try:
+                return start()
+            except Exception as error:  # Ray has no other type for it
+                if "timed out" not in str(error):
+                    raise
+        return start()

@@ -55,7 +55,8 @@ class RayStart:
         source, grace
             As for `start_job`.
         """
-        return RayAttempt(job, slot, self._task.remote(job, self._share, source, grace), source, self._died)
+        reference = self._task.remote(job, self._share, source, grace)
+        return RayAttempt(job, slot, reference, source, self._died, grace)
 
 
 class RayAttempt:
@@ -72,11 +73,16 @@ class RayAttempt:
         The job that this one starts from.
     died
         How often something died under each job; counted here.
+    grace
+        Seconds that a job has to stop; after them it is asked again.
     """
 
-    def __init__(self, job: Job, slot: Slot, reference: Any, source: Job | None, died: Counter[str]) -> None:
+    def __init__(
+        self, job: Job, slot: Slot, reference: Any, source: Job | None, died: Counter[str], grace: float
+    ) -> None:
         self.job, self.slot = job, slot
-        self._reference, self._source, self._died, self._asked = reference, source, died, False
+        self._reference, self._source, self._died, self._grace = reference, source, died, grace
+        self._asked: float | None = None  # when it was last asked to stop
         self._told: float | None = None  # when its node said that it is done
 
     def poll(self) -> Outcome | None:
@@ -84,13 +90,16 @@ class RayAttempt:
         ray = load_ray()
         ready, _ = ray.wait([self._reference], timeout=0)
         if not ready:
+            # Ray cancels by an exception wherever the task is just then, also where nothing can come of it
+            if self._asked is not None and time.monotonic() - self._asked > self._grace + _ASK_AGAIN_SECONDS:
+                self.stop(force=False)
             return None
         try:
             return self._seen(ray.get(self._reference))
         except ray.exceptions.TaskCancelledError:
             return Outcome("interrupted", "stopped by its runner")
         except ray.exceptions.RayTaskError as error:
-            if self._asked:
+            if self._asked is not None:
                 return Outcome("interrupted", "stopped by its runner")
             return Outcome("failed", f"{type(error.cause).__name__}: {error.cause}")
         except ray.exceptions.RayError as error:
@@ -108,10 +117,10 @@ class RayAttempt:
         reason = f"its node says done, but {self.job.folder} on this machine does not: do both see the same WORKDIR?"
         return Outcome("failed", reason, hopeless=True)
 
-    def stop(self) -> None:
-        """Ask it to stop; asked twice, Ray's process is killed, and the keeper stops the job."""
-        load_ray().cancel(self._reference, force=self._asked)
-        self._asked = True
+    def stop(self, force: bool | None = None) -> None:
+        """Ask it to stop; asked twice by its runner, Ray's process is killed, and the keeper stops the job."""
+        load_ray().cancel(self._reference, force=self._asked is not None if force is None else force)
+        self._asked = time.monotonic()
 
 
 def run_here(job: Job, share: Share, source: Job | None, grace: float) -> Outcome:
