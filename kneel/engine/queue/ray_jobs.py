@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import Counter
 from typing import Any
@@ -136,6 +137,8 @@ def run_here(job: Job, share: Share, source: Job | None, grace: float) -> Outcom
     share
         What Ray has given it; GPUs by ``CUDA_VISIBLE_DEVICES``.
     """
+    # Ray cancels by SIGINT, which a cluster or runner that was started in the background hands down as ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     slot = Slot(None if share.gpus else "cpu", max(1, int(share.cores)))
     watch, end = Watch(), time.monotonic() + 2 * STALE_SECONDS
     while True:
