@@ -25,6 +25,7 @@ from deepknee.resample import resampled_metrics
 from deepknee.sources import LANDMARK_TABLE, graded_files
 from kneel.bootstrap import RESAMPLES, SubjectBootstrap, interval
 from kneel.imaging.dicom import read_radiograph
+from kneel.imaging.geometry import turn_about_middle
 
 Picture = NDArray[np.uint8]
 PLAIN = "as they are"
@@ -72,10 +73,7 @@ def affine(name: str, *, degrees: float = 0.0, scale: float = 1.0, shift: tuple[
     """
 
     def matrix(shape: tuple[int, int]) -> NDArray[np.float64]:
-        height, width = shape
-        # OpenCV's integers are pixel centres, as ours
-        moved = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, scale)
-        return np.asarray(moved, float) + [[0, 0, shift[0]], [0, 0, shift[1]]]
+        return turn_about_middle(shape, degrees, scale) + [[0, 0, shift[0]], [0, 0, shift[1]]]
 
     def of(picture: Picture) -> Picture:
         size = picture.shape[::-1]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deepknee.patches import PatchGeometry
+from kneel.imaging.geometry import turn_about_middle
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
@@ -176,7 +177,5 @@ def turned(rois: NDArray[np.uint8], degrees: float) -> NDArray[np.uint8]:
     ndarray, shape (N, S, S), uint8
         Between pixels linear; what comes in at the border repeats the border.
     """
-    size = rois.shape[1:]
-    middle = ((size[1] - 1) / 2, (size[0] - 1) / 2)  # OpenCV's integers are pixel centres, as ours
-    matrix = cv2.getRotationMatrix2D(middle, degrees, 1.0)
-    return np.stack([cv2.warpAffine(roi, matrix, size[::-1], borderMode=cv2.BORDER_REPLICATE) for roi in rois])
+    matrix = turn_about_middle(rois.shape[1:], degrees)
+    return np.stack([cv2.warpAffine(roi, matrix, roi.shape[::-1], borderMode=cv2.BORDER_REPLICATE) for roi in rois])

@@ -6,6 +6,7 @@ device.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import cv2
@@ -17,11 +18,12 @@ from torchvision.transforms import v2
 Params = dict[str, Tensor]
 
 
-class Change(v2.Transform):
+class Change(v2.Transform, ABC):
     """A change of grey values: its parameters, drawn for one picture, are tensors that can be stacked for many."""
 
     _transformed_types: tuple[type, ...] = (tv_tensors.Image,)
 
+    @abstractmethod
     def change(self, pictures: Tensor, params: Params) -> Tensor:
         """Change a batch, on its device.
 
@@ -32,7 +34,6 @@ class Change(v2.Transform):
         params : dict of Tensor, shape (B, ...)
             What `make_params` drew for each of them.
         """
-        raise NotImplementedError
 
     def idle(self, params: Params) -> bool:
         """Say whether these parameters leave a picture as it is."""

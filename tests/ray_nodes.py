@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -69,6 +70,16 @@ def _node() -> dict[str, Any]:
     return {**_NODE, **dict(zip(_AGENTS, ports, strict=True))}
 
 
+@contextmanager
+def _ignored_interrupts() -> Iterator[None]:
+    """Hand down that SIGINT is ignored, as shells do to what they start in the background: the harder case."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _told(command: list[str]) -> list[str]:
     """Tell a raylet the port of its agent, which Ray keeps to itself: else the raylet waits 15 s for it and aborts."""
     port = re.search(r"--listen-port=(\d+)", " ".join(command))
@@ -80,7 +91,7 @@ def _patiently(start: Callable[[], Any], tries: int = 4) -> Any:
     from ray._private import services
 
     started = services.start_ray_process
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, _ignored_interrupts():
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # its processes can import what the tests can
         patch.setattr(
             services, "start_ray_process", lambda command, *args, **more: started(_told(command), *args, **more)

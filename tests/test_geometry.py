@@ -29,6 +29,16 @@ def test_mirror_points_follow_the_pixels_of_a_flip():
     np.testing.assert_allclose(centroid(image[:, ::-1]), geometry.mirror_points((1, 2), 7))
 
 
+def test_a_turn_about_the_middle_moves_points_as_pixels():
+    """A quarter turn against numpy's, then by hand, and twice the size."""
+    image = np.random.default_rng(0).integers(0, 256, (5, 5), np.uint8)
+    turned = cv2.warpAffine(image, geometry.turn_about_middle(image.shape, 90), (5, 5))
+    np.testing.assert_array_equal(turned, np.rot90(image))
+    # the right end of the middle row of 4 x 6 pixels goes up, to the top of the middle column
+    np.testing.assert_allclose(geometry.turn_about_middle((4, 6), 90) @ [5.5, 1.5, 1], [2.5, -1.5], atol=1e-12)
+    np.testing.assert_allclose(geometry.turn_about_middle((4, 6), 0, 2) @ [0, 0, 1], [-2.5, -1.5], atol=1e-12)
+
+
 def test_spacing_is_row_then_column():
     np.testing.assert_array_equal(geometry.millimetres_per_pixel((0.1, 0.2)), [0.2, 0.1])
 

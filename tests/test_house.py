@@ -74,8 +74,7 @@ def test_ray_is_an_extra_that_nothing_loads_by_itself():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-def test_without_ray_it_is_said_how_to_install_it(tmp_path):
-    (tmp_path / "film.png").touch()
+def test_without_ray_it_is_said_how_to_install_it():
     code = "import sys; sys.modules['ray'] = None; from kneel.engine.ray_cluster import load_ray; load_ray()"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert "pip install '.[ray]'" in result.stderr

@@ -47,7 +47,7 @@ def test_what_fits_on_no_node_is_refused_and_not_waited_for():
 
 
 def test_done_is_believed_once_this_machine_sees_it(tmp_path, monkeypatch):
-    attempt = RayAttempt(fake(tmp_path, "a"), Slot("ray 0"), None, None, Counter(), 1.0)
+    attempt = RayAttempt(fake(tmp_path, "a"), Slot("ray 0"), None, None, Counter())
     assert attempt._seen(Outcome("failed", "no such film")) == Outcome("failed", "no such film")
     assert attempt._seen(Outcome("done")) is None  # a shared folder may lag behind
     monkeypatch.setattr(ray_jobs, "is_done", lambda job, source: True)
@@ -58,20 +58,3 @@ def test_done_is_believed_once_this_machine_sees_it(tmp_path, monkeypatch):
     assert lost is not None
     assert lost.hopeless
     assert "do both see the same WORKDIR?" in lost.reason
-
-
-def test_who_does_not_hear_that_it_should_stop_is_asked_again(tmp_path, monkeypatch):
-    asked = []
-    ray = SimpleNamespace(
-        wait=lambda references, timeout: ([], references), cancel=lambda reference, force: asked.append(force)
-    )
-    monkeypatch.setattr(ray_jobs, "load_ray", lambda: ray)
-    monkeypatch.setattr(ray_jobs, "_ASK_AGAIN_SECONDS", -1.0)
-    attempt = RayAttempt(fake(tmp_path, "a"), Slot("ray 0"), None, None, Counter(), 1.0)
-    assert attempt.poll() is None
-    assert asked == []  # nobody said so
-    attempt.stop()
-    assert attempt.poll() is None
-    assert asked == [False, False]
-    attempt.stop()
-    assert asked == [False, False, True]  # asked twice by its runner

@@ -76,6 +76,28 @@ def mirror_points(points: ArrayLike, width: int) -> NDArray[np.float64]:
     return out
 
 
+def turn_about_middle(shape: Sequence[int], degrees: float, scale: float = 1.0) -> NDArray[np.float64]:
+    """Return the matrix that turns and scales an image about its middle.
+
+    Parameters
+    ----------
+    shape : (int, int, ...)
+        Rows and columns of the image.
+    degrees : float
+        Counter-clockwise as seen.
+    scale : float
+        Above 1 enlarges.
+
+    Returns
+    -------
+    ndarray, shape (2, 3)
+        From (x, y, 1) before to (x, y) after, in pixels whose integers are centres; what cv2.warpAffine takes.
+    """
+    height, width = shape[:2]
+    middle = (width - 1) / 2, (height - 1) / 2  # OpenCV's integers are pixel centres, as ours
+    return np.asarray(cv2.getRotationMatrix2D(middle, degrees, scale), float)
+
+
 def millimetres_per_pixel(spacing_mm: Spacing) -> NDArray[np.float64]:
     """Return DICOM's (row, column) spacing as the (x, y) factor that turns pixels into millimetres.
 

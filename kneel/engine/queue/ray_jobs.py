@@ -57,7 +57,7 @@ class RayStart:
             As for `start_job`.
         """
         reference = self._task.remote(job, self._share, source, grace)
-        return RayAttempt(job, slot, reference, source, self._died, grace)
+        return RayAttempt(job, slot, reference, source, self._died)
 
 
 class RayAttempt:
@@ -74,16 +74,11 @@ class RayAttempt:
         The job that this one starts from.
     died
         How often something died under each job; counted here.
-    grace
-        Seconds that a job has to stop; after them it is asked again.
     """
 
-    def __init__(
-        self, job: Job, slot: Slot, reference: Any, source: Job | None, died: Counter[str], grace: float
-    ) -> None:
+    def __init__(self, job: Job, slot: Slot, reference: Any, source: Job | None, died: Counter[str]) -> None:
         self.job, self.slot = job, slot
-        self._reference, self._source, self._died, self._grace = reference, source, died, grace
-        self._asked: float | None = None  # when it was last asked to stop
+        self._reference, self._source, self._died, self._asked = reference, source, died, False
         self._told: float | None = None  # when its node said that it is done
 
     def poll(self) -> Outcome | None:
@@ -91,16 +86,13 @@ class RayAttempt:
         ray = load_ray()
         ready, _ = ray.wait([self._reference], timeout=0)
         if not ready:
-            # Ray cancels by an exception wherever the task is just then, also where nothing can come of it
-            if self._asked is not None and time.monotonic() - self._asked > self._grace + _ASK_AGAIN_SECONDS:
-                self.stop(force=False)
             return None
         try:
             return self._seen(ray.get(self._reference))
         except ray.exceptions.TaskCancelledError:
             return Outcome("interrupted", "stopped by its runner")
         except ray.exceptions.RayTaskError as error:
-            if self._asked is not None:
+            if self._asked:
                 return Outcome("interrupted", "stopped by its runner")
             return Outcome("failed", f"{type(error.cause).__name__}: {error.cause}")
         except ray.exceptions.RayError as error:
@@ -118,10 +110,10 @@ class RayAttempt:
         reason = f"its node says done, but {self.job.folder} on this machine does not: do both see the same WORKDIR?"
         return Outcome("failed", reason, hopeless=True)
 
-    def stop(self, force: bool | None = None) -> None:
-        """Ask it to stop; asked twice by its runner, Ray's process is killed, and the keeper stops the job."""
-        load_ray().cancel(self._reference, force=self._asked is not None if force is None else force)
-        self._asked = time.monotonic()
+    def stop(self) -> None:
+        """Ask it to stop; asked twice, Ray's process is killed, and the keeper stops the job."""
+        load_ray().cancel(self._reference, force=self._asked)
+        self._asked = True
 
 
 def run_here(job: Job, share: Share, source: Job | None, grace: float) -> Outcome:
@@ -137,7 +129,8 @@ def run_here(job: Job, share: Share, source: Job | None, grace: float) -> Outcom
     share
         What Ray has given it; GPUs by ``CUDA_VISIBLE_DEVICES``.
     """
-    # Ray cancels by SIGINT, which a cluster or runner that was started in the background hands down as ignored
+    # Ray cancels as Ctrl-C would: in vain where a cluster that was started in the background hands down that SIGINT is
+    # ignored, as shells do there
     signal.signal(signal.SIGINT, signal.default_int_handler)
     slot = Slot(None if share.gpus else "cpu", max(1, int(share.cores)))
     watch, end = Watch(), time.monotonic() + 2 * STALE_SECONDS
