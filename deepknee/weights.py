@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kneel.engine.snapshot import SnapshotError, load_snapshot
+from kneel.engine.snapshot import SnapshotError, load_metadata
 
 TASKS = {"lc": "joint centres (lc)", "hc": "landmarks (hc)", "kl": "KL grades (kl)"}
 PRETRAINED = "pretrained"
@@ -190,11 +190,9 @@ def _read(places: Iterable[Path]) -> list[Snapshot]:
 
 def _describe(path: Path) -> Snapshot:
     try:
-        _, meta = load_snapshot(path)
+        meta, digest = load_metadata(path)
     except SnapshotError as error:
         raise WeightsError(str(error)) from error
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     name = meta.get("name")
     if not name and re.fullmatch(r"fold_?\d+", path.parent.name):
         name = path.parent.parent.name

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.sr import codes
 
 from kneel.imaging import read_radiograph
 
@@ -19,9 +20,9 @@ def coded(value, scheme, meaning="meaning"):
     return item
 
 
-def region(*codes):
+def region(*sides):
     item = coded("72696002", "SCT", "Knee")
-    item.AnatomicRegionModifierSequence = Sequence([coded(*c) for c in codes])
+    item.AnatomicRegionModifierSequence = Sequence([coded(*side) for side in sides])
     return Sequence([item])
 
 
@@ -153,6 +154,8 @@ def test_laterality(tags, side):
     [
         ({"ViewPosition": "AP"}, "AP"),
         ({"ViewPosition": "LL"}, "LL"),
+        ({"ViewPosition": "", "ViewCodeSequence": Sequence([coded(codes.SCT.AnteroPosterior.value, "SCT")])}, "AP"),
+        ({"ViewPosition": "", "ViewCodeSequence": Sequence([coded(codes.SCT.PosteroAnterior.value, "SCT")])}, "PA"),
         ({"ViewPosition": "", "ViewCodeSequence": Sequence([coded("272479007", "SCT")])}, "PA"),
         ({"ViewPosition": "", "ViewCodeSequence": Sequence([coded("R-10206", "SRT")])}, "AP"),
         ({"ViewPosition": "", "ViewCodeSequence": Sequence([coded("399067008", "SCT", "lateral")])}, "lateral"),

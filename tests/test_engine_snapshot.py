@@ -11,6 +11,7 @@ from kneel.engine import provenance
 from kneel.engine.provenance import code_version
 from kneel.engine.snapshot import (
     SnapshotError,
+    load_metadata,
     load_snapshot,
     load_training_state,
     save_snapshot,
@@ -125,23 +126,24 @@ def test_a_kill_while_writing_leaves_the_last_good_file(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["best.json", "best.safetensors"]
 
 
-def test_every_cut_and_every_flipped_bit_is_found(tmp_path):
+@pytest.mark.parametrize("load", [load_snapshot, load_metadata])
+def test_every_cut_and_every_flipped_bit_is_found(tmp_path, load):
     path = tmp_path / "best.safetensors"
     save_snapshot(path, {"x": torch.arange(4.0)}, {"a": 1})
     good = path.read_bytes()
     for length in range(len(good)):
         path.write_bytes(good[:length])
         with pytest.raises(SnapshotError, match=r"best\.safetensors"):
-            load_snapshot(path)
+            load(path)
     for at in range(len(good) - 16, len(good)):
         path.write_bytes(good[:at] + bytes([good[at] ^ 4]) + good[at + 1 :])
         with pytest.raises(SnapshotError, match=r"best\.safetensors: damaged: the weights do not match"):
-            load_snapshot(path)
+            load(path)
     name_of_the_checksum = range(good.index(b"file_sha256"), good.index(b"file_sha256") + 11)
     for at in (at for at in range(len(good) - 16) if at not in name_of_the_checksum):  # without it all else is right
         path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
         with pytest.raises(SnapshotError, match=r"best\.safetensors"):
-            load_snapshot(path)
+            load(path)
 
 
 def test_snapshots_from_before_the_checksum_of_the_file_are_read(tmp_path):
@@ -153,22 +155,24 @@ def test_snapshots_from_before_the_checksum_of_the_file_are_read(tmp_path):
     state, meta = load_snapshot(path)
     assert torch.equal(state["x"], tensors["x"])
     assert meta == {"a": 1}
+    assert load_metadata(path) == ({"a": 1}, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
-def test_foreign_files_are_named(tmp_path):
+@pytest.mark.parametrize("load", [load_snapshot, load_metadata])
+def test_foreign_files_are_named(tmp_path, load):
     path = tmp_path / "foreign.safetensors"
     with pytest.raises(SnapshotError, match=r"foreign\.safetensors: cannot be read: No such file"):
-        load_snapshot(path)
+        load(path)
     path.write_bytes(b"\x80\x04\x95 a pickle")
     with pytest.raises(SnapshotError, match=r"foreign\.safetensors: cut, damaged or no safetensors"):
-        load_snapshot(path)
+        load(path)
     for metadata in (None, {"snapshot": "[]"}, {"snapshot": "{"}, {"other": "1"}):
         path.write_bytes(safetensors.torch.save({"x": torch.ones(1)}, metadata=metadata))
         with pytest.raises(SnapshotError, match=r"foreign\.safetensors: safetensors, but without"):
-            load_snapshot(path)
+            load(path)
     path.write_bytes(safetensors.torch.save({}, metadata={"snapshot": '{"format": 99, "sha256": ""}'}))
     with pytest.raises(SnapshotError, match="snapshot format 99; this code reads 1"):
-        load_snapshot(path)
+        load(path)
 
 
 def test_code_version_is_known_or_none(monkeypatch):

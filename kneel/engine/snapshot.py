@@ -127,6 +127,31 @@ def load_snapshot(path: Path | str) -> tuple[dict[str, torch.Tensor], dict[str, 
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(_STATE)}, content["meta"]
 
 
+def load_metadata(path: Path | str) -> tuple[dict[str, Any], str]:
+    """
+    Read what describes a snapshot, and leave its tensors alone but for their checksum.
+
+    Parameters
+    ----------
+    path
+        File that :func:`save_snapshot` wrote.
+
+    Returns
+    -------
+    meta
+        The metadata that was saved with the weights.
+    sha256
+        Of the file.
+
+    Raises
+    ------
+    SnapshotError
+        As :func:`load_snapshot`.
+    """
+    data = _bytes(Path(path))
+    return _content(Path(path), data)["meta"], hashlib.sha256(data).hexdigest()
+
+
 def load_training_state(path: Path | str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """
     Read what was saved as `training_state`.
@@ -188,24 +213,40 @@ def _split(data: bytes) -> tuple[bytes, bytes]:
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    data = _bytes(path)
     try:
-        data = path.read_bytes()
         tensors = safetensors.torch.load(data)
-    except OSError as error:
-        raise SnapshotError(f"{path}: cannot be read: {error.strerror}") from error
     except SafetensorError as error:
         raise SnapshotError(f"{path}: cut, damaged or no safetensors file: {error}") from error
+    return tensors, _content(path, data)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SnapshotError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _content(path: Path, data: bytes) -> dict[str, Any]:
+    """Parse and check the header of a snapshot, and its tensors against it."""
     header, body = _split(data)
     try:
-        content = json.loads(json.loads(header)["__metadata__"][_KEY])
+        entries = json.loads(header)
+    except ValueError as error:
+        raise SnapshotError(f"{path}: cut, damaged or no safetensors file") from error
+    try:
+        content = json.loads(entries["__metadata__"][_KEY])
         version, checksum = content["format"], content["sha256"]
     except (KeyError, TypeError, ValueError) as error:
         raise SnapshotError(f"{path}: safetensors, but without the metadata of a snapshot") from error
     if version != _FORMAT:
         raise SnapshotError(f"{path}: snapshot format {version}; this code reads {_FORMAT}")
+    whole = str(content.get("file_sha256", "")).encode()
+    if whole and hashlib.sha256(data.replace(_MARK + whole, _MARK + _ZEROS, 1)).hexdigest().encode() == whole:
+        return content
     if hashlib.sha256(body).hexdigest() != checksum:
         raise SnapshotError(f"{path}: damaged: the weights do not match their checksum")
-    whole = str(content.get("file_sha256", "")).encode()
-    if whole and hashlib.sha256(data.replace(_MARK + whole, _MARK + _ZEROS, 1)).hexdigest().encode() != whole:
+    if whole:
         raise SnapshotError(f"{path}: damaged: the metadata do not match the checksum of the file")
-    return tensors, content
+    return content

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import cast
 
-from pydicom.sr import codes
-
 from kneel.imaging.header import Header
 from kneel.imaging.radiograph import Laterality, SpacingKind
 
@@ -25,9 +23,9 @@ _SIDES: dict[tuple[str, str], Laterality] = {
     ("SRT", "G-A100"): "R",
     ("SRT", "G-A102"): "B",
 }
-_VIEWS = {
-    (codes.SCT.AnteroPosterior.scheme_designator, codes.SCT.AnteroPosterior.value): "AP",
-    (codes.SCT.PosteroAnterior.scheme_designator, codes.SCT.PosteroAnterior.value): "PA",
+_VIEWS = {  # as in pydicom.sr.codes, which takes a fifth of a second to import
+    ("SCT", "399348003"): "AP",
+    ("SCT", "272479007"): "PA",
     ("SRT", "R-10206"): "AP",
     ("SRT", "R-10214"): "PA",
 }
