@@ -4,7 +4,7 @@ Dimensions: N knees, S ROI pixels, A answers: M networks, each upright and with 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self, TypeVar, get_args
@@ -113,7 +113,7 @@ class Grader:
         turns = _only("turns", [how.turns_deg for how in settings])
         self.turns_deg: tuple[float, ...] = turns if self.mode == "mean" else ()
         self.device, self.attention = torch.device(device), attention
-        self.members = tuple(Member(member.net.to(self.device).eval(), member.settings) for member in members)
+        self.members = tuple(replace(member, net=member.net.to(self.device).eval()) for member in members)
 
     @classmethod
     def from_snapshots(

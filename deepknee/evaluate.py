@@ -173,6 +173,7 @@ def same_knees(first: GradePredictions, second: GradePredictions) -> GradePredic
         None if members is None else members[:, order],
         None if sets is None else sets[order],
         None if abstain is None else abstain[order],
+        second.training,
     )
 
 

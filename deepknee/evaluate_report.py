@@ -67,7 +67,7 @@ def write_report(
     figures = pd.concat([one.table.assign(model=one.predictions.model) for one in evaluated], ignore_index=True)
     _csv(folder / "figures.csv", figures[["model", "group", "figure", "value", "low", "high"]])
     draw_all(folder, evaluated)
-    text = ["# KL grades: predicted against true", NOTICE, markdown(_who(evaluated))]
+    text = ["# KL grades: predicted against true", NOTICE, markdown(_who(evaluated)), *_training(evaluated)]
     text.append(INTERVALS.format(resamples=resamples))
     for group, title, words in _SECTIONS:
         words = words.format(coverage=100 * coverage, largest=largest)
@@ -84,6 +84,14 @@ def write_report(
     pictures["reliability"] = "reliability of the likeliest grade"
     text += ["## Pictures", *(f"![{words}]({name}.png)" for name, words in pictures.items())]
     write_atomic(folder / "report.md", ("\n\n".join(text) + "\n").encode())
+
+
+def _training(evaluated: Sequence[Evaluation]) -> list[str]:
+    """Say of each model whether it knew the subjects; once, where the same is to be said of both."""
+    words = list(dict.fromkeys(one.predictions.training for one in evaluated))
+    if len(words) == 1:
+        return words
+    return [f"{one.predictions.model}: {one.predictions.training}" for one in evaluated]
 
 
 def _who(evaluated: Sequence[Evaluation]) -> pd.DataFrame:

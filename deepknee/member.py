@@ -13,6 +13,7 @@ from deepknee.intensity import Intensity
 from deepknee.model import GradingNet
 from deepknee.networks import ModelSettings, build_net
 from deepknee.patches import PatchGeometry
+from deepknee.unseen import UNKNOWN, Training
 from deepknee.views import View, plain_pictures
 from kneel.engine.config import Settings
 from kneel.engine.snapshot import SnapshotError, load_snapshot
@@ -71,10 +72,13 @@ class Member:
         In evaluation mode.
     settings : GraderSettings
         How it is used.
+    training : Training
+        Whom it was trained on, as far as that is known.
     """
 
     net: GradingNet
     settings: GraderSettings
+    training: Training = UNKNOWN
 
     @property
     def view(self) -> View:
@@ -110,4 +114,4 @@ def load_member(path: Path | str) -> Member:
         net.load_state_dict(weights)
     except (ValidationError, RuntimeError) as error:
         raise SnapshotError(f"{path}: does not describe a grading network: {error}") from error
-    return Member(net.eval(), settings)
+    return Member(net.eval(), settings, Training.of_snapshot(str(path), meta))

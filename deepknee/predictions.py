@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from deepknee.ensemble import Grader
 from deepknee.model import GRADES
 from deepknee.rois import KNEES
 from deepknee.sources import GradedFolderSource, GradedRoisSource, PhantomSource, Source
+from deepknee.unseen import NOT_CHECKED, check_unseen
 from kneel.engine.snapshot import write_atomic
 
 _KNEE = ["knee", "subject_id", "side", "true_kl"]
@@ -60,6 +61,8 @@ class GradePredictions:
         Conformal set of each knee, where there is one.
     abstain : ndarray, shape (N,), bool, or None
         Knees without a single grade, where there are sets.
+    training : str
+        Whether the networks were trained on any of the subjects, in words.
     """
 
     model: str
@@ -68,6 +71,7 @@ class GradePredictions:
     members: NDArray[np.float64] | None = None
     sets: NDArray[np.bool_] | None = None
     abstain: NDArray[np.bool_] | None = None
+    training: str = NOT_CHECKED
 
     @property
     def grades(self) -> NDArray[np.int64]:
@@ -136,10 +140,14 @@ def grade_folder(grader: Grader, folder: Path, *, model: str) -> GradePrediction
         The folder is no data set.
     RadiographError
         Pictures cannot be used; all are named.
+    LeakageError
+        A network was trained on some of the subjects; see `deepknee.unseen`.
     """
     # "film" leaves the grey levels alone: the grader treats them as its networks are used to
     knees = load_knees(folder, source_of(folder), grader.geometry, "film")
-    return grade_knees(grader, knees, folder, model=model)
+    trainings = [member.training for member in grader.members]
+    training = check_unseen(trainings, knees.subjects, knees.grades.tolist(), str(folder))
+    return replace(grade_knees(grader, knees, folder, model=model), training=training)
 
 
 def grade_knees(grader: Grader, knees: GradedKnees, folder: Path, *, model: str) -> GradePredictions:

@@ -30,7 +30,7 @@ from kneel.bootstrap import EPOCH_RESAMPLES, SubjectBootstrap, ends
 from kneel.engine.board import Board
 from kneel.engine.config import ConfigError, Settings, TrainingConfig
 from kneel.engine.fit import FitResult, fit
-from kneel.engine.folds import LeakageError, split_digest
+from kneel.engine.folds import LeakageError, split_digest, subject_marks
 from kneel.engine.precision import at_least_float32
 from kneel.engine.record import finished_best
 from kneel.engine.snapshot import load_snapshot
@@ -234,6 +234,7 @@ class GradingTask:
             "experiment": self.experiment.model_dump(mode="json", exclude={"training"}),
             "fold": self.fold,
             "split": self.split,
+            "trained_on": subject_marks(self.knees[0].subjects),
             **self.settings.model_dump(mode="json", exclude={"turns_deg"}),  # comes with calibration
             "knees": {part: np.bincount(knees.grades, minlength=GRADES).tolist() for part, knees in parts},
             **({"started_from": self.started_from} if self.started_from else {}),

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
 """Fit the temperature of grading networks and the threshold of their sets, and store both in their snapshots.
 
-The knees (--data; as for evaluate_kl.py) must be such as the networks were not trained on: those that chose their epoch
-will do, knees of a test set must not be used. All networks named are one ensemble: the temperature makes the
-cross-entropy of their mean probability smallest, the threshold makes sets of neighbouring grades that hold the true one
-of --coverage of the knees (deepknee/conformal.py). Weights stay byte for byte; each file is written beside its place,
-then renamed. With --turns the networks are also shown every knee turned by these angles, then and in all readings to
-come, and all answers are averaged.
+The knees (--data; as for evaluate_kl.py) must be such as the networks were not trained on, and are refused otherwise:
+those that chose their epoch will do, knees of a test set must not be used. All networks named are one ensemble: the
+temperature makes the cross-entropy of their mean probability smallest, the threshold makes sets of neighbouring grades
+that hold the true one of --coverage of the knees (deepknee/conformal.py). Weights stay byte for byte; each file is
+written beside its place, then renamed. With --turns the networks are also shown every knee turned by these angles, then
+and in all readings to come, and all answers are averaged.
 
 What is printed is cross-fitted: every knee is judged by what was fitted on the other half of the subjects.
 Research use only. Not a medical device.
@@ -29,11 +29,15 @@ from deepknee.pipeline import DeviceError, choose_device
 from deepknee.predictions import grade_folder
 from deepknee.weights import WeightsError, find_graders
 from kneel.engine.config import ConfigError
+from kneel.engine.folds import LeakageError
 from kneel.engine.snapshot import SnapshotError, update_snapshot
 from kneel.imaging.radiograph import RadiographError
 from kneel.imaging.schema import AnnotationError
 
-USER_ERRORS = (WeightsError, SnapshotError, DeviceError, ConfigError, RadiographError, AnnotationError, OSError)
+USER_ERRORS = (
+    *(WeightsError, SnapshotError, LeakageError, DeviceError, ConfigError, RadiographError, AnnotationError),
+    OSError,
+)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -93,6 +97,7 @@ def calibrate(given: argparse.Namespace) -> None:
     print(
         f"{name}: {len(paths)} networks, upright{turns}; {len(made.grades)} knees of {len(set(made.subjects))} subjects"
     )
+    print(made.training)
     print(f"temperature {temperature:.4f}, threshold {conformal.threshold:.4f}")
     for group in ("grading", "cross-fitted"):
         part = table[(table.group == group) & ~table.figure.str.startswith(("recall", "F1"))]

@@ -3,7 +3,9 @@
 
 Grades a data set (--data) with networks (--weights), or takes predictions that were made before (--predictions; layout:
 deepknee/predictions.py). A data set is a folder of the folders 0 to 4 with {subject}{L or R}.png (the public set of
-Chen 2018), ROIs that create_grading_dataset.py cut, or films with annotations.csv (a phantom cohort). Writes to --out:
+Chen 2018), ROIs that create_grading_dataset.py cut, or films with annotations.csv (a phantom cohort). One that holds a
+subject that a network was trained on is refused; where a snapshot does not say enough, the report does. Writes to
+--out:
   report.md             start here: all figures and pictures, and what they mean
   predictions.csv       one row a knee: true grade, five probabilities, each network's own, set of grades
   figures.csv           every figure with its interval
@@ -39,6 +41,7 @@ from deepknee.robustness import WORDS, robustness_table
 from deepknee.weights import WeightsError, find_graders
 from kneel.bootstrap import RESAMPLES
 from kneel.engine.config import ConfigError
+from kneel.engine.folds import LeakageError
 from kneel.engine.snapshot import SnapshotError
 from kneel.imaging.radiograph import RadiographError
 from kneel.imaging.schema import AnnotationError
@@ -49,8 +52,8 @@ examples
   evaluate_kl.py --data DATA/chen2018/test --weights workdir/mine --against workdir/resnet --out both
   evaluate_kl.py --predictions a/predictions.csv --against b/predictions.csv --out both"""
 USER_ERRORS = (
-    *(PredictionTableError, WeightsError, SnapshotError, DeviceError, ConfigError, RadiographError, AnnotationError),
-    OSError,
+    *(PredictionTableError, WeightsError, SnapshotError, LeakageError, DeviceError, ConfigError, RadiographError),
+    *(AnnotationError, OSError),
 )
 
 
@@ -74,6 +77,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return 1
     for one in evaluated:
         print(f"{one.predictions.model}: kappa {one.cell('quadratic kappa')}, accuracy {one.cell('accuracy')}")
+        print(f"  {one.predictions.training}")
     print(f"Open {given.out / 'report.md'}")
     return 0
 

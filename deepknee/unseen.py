@@ -1,0 +1,132 @@
+"""Whether grading networks were trained on the knees that they are judged or calibrated by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kneel.engine.config import ConfigError
+from kneel.engine.folds import LeakageError, grouped_folds, marked_subjects, split_digest
+
+NOT_CHECKED = (
+    "Whether the networks were trained on any of these subjects was not checked: the grades come from a table."
+)
+_UNSEEN = "None of these subjects was in the training of a network."
+_CHOSE = "Their knees chose the epoch of the networks."
+_UNKNOWN = """Whether the networks were trained on any of these subjects cannot be checked: {few} of {all} snapshots do
+not note theirs, as {first}."""
+_NAMED = 10
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a snapshot says of the subjects that its network was trained on.
+
+    Attributes
+    ----------
+    place : str
+        The file.
+    marks : str or None
+        As `kneel.engine.folds.subject_marks` makes them; None in snapshots from before they were kept.
+    split : mapping or None
+        Digests of the subjects of both parts, `kneel.engine.folds.split_digest`.
+    cut : (int, int, int) or None
+        Folds, held-out fold and seed, where the parts were cut from one set.
+    """
+
+    place: str
+    marks: str | None = None
+    split: Mapping[str, str] | None = None
+    cut: tuple[int, int, int] | None = None
+
+    @classmethod
+    def of_snapshot(cls, place: str, meta: Mapping[str, Any]) -> Training:
+        """Read it from the metadata of a snapshot, which may say less than all."""
+        experiment, cut = meta.get("experiment") or {}, None
+        if (experiment.get("data") or {}).get("val", "") is None:
+            match experiment.get("folds"), meta.get("fold"), (meta.get("training") or {}).get("seed"):
+                case int() as folds, int() as fold, int() as seed:
+                    cut = folds, fold, seed
+        return cls(place, meta.get("trained_on"), meta.get("split"), cut)
+
+    def seen(self, subjects: Sequence[str], grades: Sequence[int]) -> set[str] | None:
+        """Tell which subjects of N knees the network was trained on.
+
+        Parameters
+        ----------
+        subjects, grades : sequence, length N
+            Of the knees, in the order of their data set.
+
+        Returns
+        -------
+        set of str or None
+            None where the snapshot does not say enough.
+        """
+        if self.marks is not None:
+            return marked_subjects(subjects, self.marks)
+        if self.split is None:
+            return None
+        whole = split_digest(subjects, subjects)
+        if whole["train"] == self.split.get("train"):
+            return set(subjects)
+        if self.chose(subjects):
+            return set()  # no subject is in both parts
+        return self._seen_in_folds(subjects, grades)
+
+    def chose(self, subjects: Sequence[str]) -> bool:
+        """Tell whether the epoch was chosen by just these subjects."""
+        return self.split is not None and split_digest((), subjects)["val"] == self.split.get("val")
+
+    def _seen_in_folds(self, subjects: Sequence[str], grades: Sequence[int]) -> set[str] | None:
+        """Cut the folds again: where the digests agree, these are the knees that they were cut from."""
+        if self.cut is None:
+            return None
+        folds, fold, seed = self.cut
+        try:
+            train, val = grouped_folds(subjects, grades, folds, seed)[fold]
+        except (ConfigError, IndexError):
+            return None  # too few knees: another data set
+        parts = tuple([subjects[index] for index in part] for part in (train, val))
+        return set(parts[0]) if split_digest(*parts) == self.split else None
+
+
+UNKNOWN = Training("a network without a snapshot")
+
+
+def check_unseen(trainings: Sequence[Training], subjects: Sequence[str], grades: Sequence[int], where: str) -> str:
+    """Refuse knees of subjects that a network of an ensemble was trained on.
+
+    Parameters
+    ----------
+    trainings : sequence of Training
+        Of all networks; at least one.
+    subjects, grades : sequence, length N
+        Of the knees, in the order of their data set.
+    where : str
+        The data set.
+
+    Returns
+    -------
+    str
+        What to say in a report: nobody was seen, or it cannot be checked.
+
+    Raises
+    ------
+    LeakageError
+        Naming the first such subjects, and the networks.
+    """
+    seen = {training.place: training.seen(subjects, grades) for training in trainings}
+    known = {place: found for place, found in seen.items() if found}
+    if known:
+        everybody = sorted(set().union(*known.values()))
+        names = ", ".join(everybody[:_NAMED]) + (", ..." if len(everybody) > _NAMED else "")
+        raise LeakageError(
+            f"{where}: {len(known)} of {len(seen)} networks, as {next(iter(known))}, were trained on "
+            f"{len(everybody)} of its {len(set(subjects))} subjects: {names}; needs knees of other subjects. Folds of "
+            "one training know each other's: judge one fold by the knees that it held out, or all by a set of its own"
+        )
+    dumb = [place for place, found in seen.items() if found is None]
+    if dumb:
+        return " ".join(_UNKNOWN.format(few=len(dumb), all=len(seen), first=dumb[0]).split())
+    return f"{_UNSEEN} {_CHOSE}" if any(training.chose(subjects) for training in trainings) else _UNSEEN

@@ -1,0 +1,173 @@
+"""Knees that a grading network was trained on must not judge it, nor calibrate it."""
+
+import hashlib
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from deepknee.train import GradingExperiment, train_grader
+from deepknee.unseen import Training, check_unseen
+from kneel.engine.config import load_config
+from kneel.engine.folds import LeakageError, grouped_folds, marked_subjects, split_digest, subject_marks
+from kneel.engine.snapshot import load_snapshot, save_snapshot
+
+ROOT = Path(__file__).resolve().parents[1]
+EXPERIMENT = """
+task: kl
+data: {{source: graded_rois, train: train, val: {val}}}
+folds: 3
+geometry: {{roi_mm: 60, roi_px: 104, crop: 100, patch: 50, top: 25}}
+model: {{width: 2, dropout: 0}}
+augmentation: {{jitter_px: 2}}
+training: {{epochs: 1, batch_size: 10, learning_rate: 1e-2, monitor: kappa, mode: max, threads: 1}}
+"""
+SUBJECTS = [f"s{number:02}" for number in range(24)]
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write_rois(folder: Path, subjects: list[str], seed: int = 0) -> Path:
+    """Noise under two knees a subject, of all grades."""
+    rng, rows = np.random.default_rng(seed), []
+    folder.mkdir(parents=True)
+    for number, subject in enumerate(subjects):
+        for side in "LR":
+            name = f"{subject}{side}.png"
+            cv2.imwrite(str(folder / name), rng.integers(0, 255, (104, 104)).astype(np.uint8))
+            rows.append({"file": name, "subject_id": subject, "kl": number % 5, "mm_per_px": 60 / 104, "points": ""})
+    pd.DataFrame(rows).to_csv(folder / "knees.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data sets, and a training of each kind: with a validation set of its own, and in three folds."""
+    root = tmp_path_factory.mktemp("unseen")
+    parts = {"train": SUBJECTS[:12], "val": SUBJECTS[12:18], "test": SUBJECTS[18:], "mixed": SUBJECTS[10:14]}
+    for number, (name, subjects) in enumerate(parts.items()):
+        write_rois(root / name, subjects, number)
+    for name, val, folds in (("whole", "val", 1), ("folds", "null", 3)):
+        path = root / f"{name}.yaml"
+        path.write_text(EXPERIMENT.format(val=val))
+        for fold in range(folds):
+            train_grader(load_config(path, GradingExperiment), root, root / "runs", name=name, fold=fold)
+    return root
+
+
+def without_marks(weights: Path, out: Path) -> Path:
+    """The same networks as snapshots from before subjects were noted."""
+    for path in weights.rglob("best.safetensors"):
+        tensors, meta = load_snapshot(path)
+        meta.pop("trained_on")
+        (out / path.parent.name).mkdir(parents=True)
+        save_snapshot(out / path.parent.name / "best.safetensors", tensors, meta)
+    return out
+
+
+def run(name: str, data: Path, weights: Path, *words: str) -> int:
+    return script(name).main(["--data", str(data), "--weights", str(weights), *words])
+
+
+def test_marks_are_told_by_hand() -> None:
+    marks = subject_marks(["b", "a", "b"])
+    assert marks == "".join(sorted(hashlib.sha256(name).hexdigest()[:12] for name in (b"a", b"b")))
+    assert marked_subjects(["c", "b", "b", "d"], marks) == {"b"}
+    assert marked_subjects(["a"], subject_marks([])) == set()
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("command", ["evaluate_kl", "calibrate_kl"])
+def test_training_knees_are_refused_and_named(
+    command: str, old: bool, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = without_marks(root / "runs" / "whole", tmp_path / "old") if old else root / "runs" / "whole"
+    before = [path.read_bytes() for path in sorted(weights.rglob("*.safetensors"))]
+    words = ["--out", str(tmp_path / "out")] if command == "evaluate_kl" else []
+    assert run(command, root / "train", weights, *words) == 1
+    said = capsys.readouterr().err
+    assert "1 of 1 networks" in said
+    assert "trained on 12 of its 12 subjects: s00, s01, s02," in said
+    assert [path.read_bytes() for path in sorted(weights.rglob("*.safetensors"))] == before
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_folds_of_one_training_are_refused_on_its_knees(
+    old: bool, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = without_marks(root / "runs" / "folds", tmp_path / "old") if old else root / "runs" / "folds"
+    assert run("evaluate_kl", root / "train", weights, "--out", str(tmp_path / "out")) == 1
+    said = capsys.readouterr().err
+    assert "3 of 3 networks" in said
+    assert "12 of its 12 subjects" in said
+    assert "judge one fold by the knees that it held out" in said
+
+
+def test_some_training_subjects_among_others_are_named(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("evaluate_kl", root / "mixed", root / "runs" / "whole", "--out", str(tmp_path / "out")) == 1
+    assert "2 of its 4 subjects: s10, s11;" in capsys.readouterr().err
+
+
+def test_unseen_knees_are_graded_and_the_report_says_so(root: Path, tmp_path: Path) -> None:
+    weights, old = root / "runs" / "whole", without_marks(root / "runs" / "whole", tmp_path / "old")
+    said = {}
+    for part, networks in (("val", weights), ("test", weights), ("val", old), ("test", old)):
+        out = tmp_path / f"{part}_{networks.name}"
+        assert run("evaluate_kl", root / part, networks, "--out", str(out), "--resamples", "20") == 0
+        said[out.name] = (out / "report.md").read_text()
+    for name in ("val_whole", "val_old"):
+        assert "None of these subjects was in the training of a network. Their knees chose the epoch" in said[name]
+    assert "None of these subjects was in the training of a network.\n" in said["test_whole"]
+    assert "cannot be checked: 1 of 1 snapshots do not note theirs" in said["test_old"]
+    out, table = tmp_path / "table", tmp_path / "val_whole" / "predictions.csv"
+    assert script("evaluate_kl").main(["--predictions", str(table), "--out", str(out), "--resamples", "20"]) == 0
+    assert "was not checked: the grades come from a table" in (out / "report.md").read_text()
+
+
+def test_knees_that_chose_the_epoch_may_calibrate(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(root / "runs" / "whole", tmp_path / "whole")
+    assert run("calibrate_kl", root / "val", tmp_path / "whole") == 0
+    assert "None of these subjects" in capsys.readouterr().out
+
+
+def test_old_folds_are_cut_again_as_they_were() -> None:
+    """What one fold held out is known to have been seen by the other."""
+    subjects, grades = [f"s{number // 2}" for number in range(40)], [number // 2 % 5 for number in range(40)]
+    trainings = []
+    for fold, (train, val) in enumerate(grouped_folds(subjects, grades, 4, 7)):
+        meta = {
+            "experiment": {"data": {"val": None}, "folds": 4},
+            "fold": fold,
+            "training": {"seed": 7},
+            "split": split_digest([subjects[i] for i in train], [subjects[i] for i in val]),
+        }
+        trainings.append(Training.of_snapshot(f"fold_{fold}", json.loads(json.dumps(meta))))
+        assert trainings[-1].seen(subjects, grades) == {subjects[i] for i in train}
+        assert trainings[-1].seen([subjects[i] for i in val], [grades[i] for i in val]) == set()
+        assert trainings[-1].seen(subjects[:30], grades[:30]) is None  # other knees than the folds were cut from
+    with pytest.raises(
+        LeakageError, match=r"4 of 4 networks, as fold_0, were trained on 20 of its 20 subjects: s0, s1"
+    ):
+        check_unseen(trainings, subjects, grades, "there")
+
+
+def test_a_snapshot_that_says_nothing_is_told() -> None:
+    words = check_unseen([Training("a"), Training("b", subject_marks(["x"]))], ["y"], [0], "there")
+    assert words.endswith("cannot be checked: 1 of 2 snapshots do not note theirs, as a.")
