@@ -109,9 +109,9 @@ def find_weights(
     Parameters
     ----------
     folders : path_like or sequence of path_like, optional
-        Folders (or files) of snapshots, searched all the way down. Without them: ``pretrained/`` when it holds
-        snapshots, else the newest of the complete demo runs (``demo/``, ``workdir/``); each in the current folder,
-        then in the checkout that the package runs from.
+        Folders (or files) of snapshots, searched all the way down; each must hold one that is needed. Without them:
+        ``pretrained/`` when it holds snapshots, else the newest of the complete demo runs (``demo/``, ``workdir/``);
+        each in the current folder, then in the checkout that the package runs from.
     tasks : iterable of str
         Those that are needed; snapshots of others are passed over.
 
@@ -123,13 +123,14 @@ def find_weights(
     Raises
     ------
     WeightsError
-        None found, a task without weights, a ``.safetensors`` file that is damaged or no snapshot, or two experiments
-        of one task.
+        None found, a named place that is not there or holds none that is needed, a task without weights, a
+        ``.safetensors`` file that is damaged or no snapshot, a training that is not complete (its file itself may be
+        named), or two experiments of one task.
     """
     tasks = tuple(tasks)
     if folders is not None:
         named = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
-        return _choose(_read(map(Path, named)), ", ".join(os.fspath(place) for place in named), tasks)
+        return _choose(_read_all(map(Path, named), tasks), ", ".join(os.fspath(place) for place in named), tasks)
     roots = list(dict.fromkeys([Path.cwd(), Path(__file__).resolve().parents[1]]))
     for root in roots:
         released = _read([root / PRETRAINED])
@@ -173,14 +174,15 @@ def find_graders(places: Sequence[Path] | None = None) -> tuple[str, list[Path]]
 
 
 def _read(places: Iterable[Path]) -> list[Snapshot]:
-    """Read what describes the snapshots at some places; best.safetensors of a training goes before its last."""
+    """Read what describes the snapshots at some places; of a training, the best epoch's."""
     found: dict[str, Snapshot] = {}
     for place in places:
         if not place.exists():
             continue
         files = [place] if place.is_file() else sorted(place.rglob("*.safetensors"))
         for path in files:
-            if path.name == "last.safetensors" and path.with_name("best.safetensors") in files:
+            if path.name == "last.safetensors" and path != place:
+                _check_complete(path)
                 continue
             snapshot = _describe(path)
             if snapshot.task in TASKS:
@@ -188,11 +190,42 @@ def _read(places: Iterable[Path]) -> list[Snapshot]:
     return list(found.values())
 
 
-def _describe(path: Path) -> Snapshot:
+def _read_all(places: Iterable[Path], tasks: Sequence[str]) -> list[Snapshot]:
+    """Read the snapshots at places that somebody named: each must have something to give."""
+    found: dict[str, Snapshot] = {}
+    for place in places:
+        if not place.exists():
+            raise WeightsError(f"{place}: no such file or folder of snapshots")
+        here = _read([place])
+        if not any(snapshot.task in tasks for snapshot in here):
+            raise WeightsError(f"{place}: no weights for {', '.join(TASKS[task] for task in tasks)}: {HOW_TO_GET}")
+        found = {snapshot.sha256: snapshot for snapshot in here} | found
+    return list(found.values())
+
+
+def _check_complete(last: Path) -> None:
+    """Refuse a training with epochs to go, or one that was stopped before its best epoch was written."""
+    best = last.with_name("best.safetensors")
+    meta = _metadata(last)[0]
+    done, epochs = meta.get("epoch"), (meta.get("training") or {}).get("epochs")
+    if not best.is_file():
+        what = f"has {last.name} but no {best.name}"
+    elif done is not None and epochs is not None and done < epochs:
+        what = f"is at epoch {done} of {epochs}"
+    else:
+        return
+    raise WeightsError(f"{last.parent} {what}: finish it first (train.py --resume), or name one of its files itself")
+
+
+def _metadata(path: Path) -> tuple[dict[str, Any], str]:
     try:
-        meta, digest = load_metadata(path)
+        return load_metadata(path)
     except SnapshotError as error:
         raise WeightsError(str(error)) from error
+
+
+def _describe(path: Path) -> Snapshot:
+    meta, digest = _metadata(path)
     name = meta.get("name")
     if not name and re.fullmatch(r"fold_?\d+", path.parent.name):
         name = path.parent.parent.name

@@ -196,3 +196,14 @@ def test_transfer_from_another_split_is_refused(root: Path, tmp_path: Path) -> N
     train_grader(experiment(tmp_path, swapped), root, tmp_path, name="swapped")
     with pytest.raises(LeakageError, match="another split of subjects"):
         train_grader(experiment(tmp_path, short + "transfer: swapped\n"), root, tmp_path, name="kl")
+
+
+def test_a_training_from_before_subjects_were_noted_goes_on(root: Path, tmp_path: Path) -> None:
+    once = "augmentation: {jitter_px: 2, rotation_deg: 3}\ntraining: {epochs: 1, schedule: step, "
+    text = EXPERIMENT.replace("augmentation: {jitter_px: 2, rotation_deg: 3}\ntraining: {epochs: 15, ", once)
+    first = train_grader(experiment(tmp_path, text), root, tmp_path, name="old")
+    update_snapshot(first.path_last, {"trained_on": None})
+    longer = text.replace("epochs: 1,", "epochs: 2,")
+    result = train_grader(experiment(tmp_path, longer), root, tmp_path, name="old", resume=True)
+    assert len(result.history) == 2
+    assert load_snapshot(result.path_last)[1]["trained_on"] == load_snapshot(first.path_best)[1]["trained_on"]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from deepknee import weights
-from deepknee.weights import WeightsError, find_weights
+from deepknee.weights import WeightsError, find_graders, find_weights
 from kneel.engine.snapshot import save_snapshot
 
 TASKS = ("lc", "hc", "kl")
@@ -50,8 +50,21 @@ def test_folds_of_an_experiment_are_an_ensemble(tmp_path):
 
 def test_best_goes_before_last(tmp_path):
     put_run(tmp_path)
-    put(tmp_path / "kl_demo" / "fold_0" / "last.safetensors", "kl", number=9)
+    put(tmp_path / "kl_demo" / "fold_0" / "last.safetensors", "kl", number=9, epoch=4, training={"epochs": 4})
     assert [path.name for path in find_weights(tmp_path).paths("kl")] == ["best.safetensors"]
+
+
+def test_a_training_that_is_not_complete_is_refused_but_for_its_file_by_name(tmp_path):
+    put_run(tmp_path)
+    folder = tmp_path / "kl_demo" / "fold_0"
+    last = put(folder / "last.safetensors", "kl", number=9, epoch=3, training={"epochs": 4})
+    with pytest.raises(WeightsError, match=r"kl_demo/fold_0 is at epoch 3 of 4: finish it first"):
+        find_weights(tmp_path)
+    assert find_weights([folder / "best.safetensors"], ["kl"]).paths("kl") == [folder / "best.safetensors"]
+    (folder / "best.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"fold_0 has last\.safetensors but no best\.safetensors: finish it first"):
+        find_weights(tmp_path)
+    assert find_weights([last], ["kl"]).paths("kl") == [last]
 
 
 def test_copies_count_once(tmp_path):
@@ -118,9 +131,23 @@ def test_damaged_snapshot_is_not_left_out(tmp_path):
         find_weights(tmp_path)
 
 
-def test_folder_that_is_not_there(tmp_path):
-    with pytest.raises(WeightsError, match="nowhere"):
-        find_weights(tmp_path / "nowhere")
+@pytest.mark.parametrize("find", [find_weights, find_graders])
+def test_every_place_that_is_named_must_give_something(tmp_path, find):
+    put_run(tmp_path / "runs")
+    (tmp_path / "empty").mkdir()
+    put_run(tmp_path / "other", tasks=["mask"])
+    with pytest.raises(WeightsError, match="nowhere: no such file or folder"):
+        find([tmp_path / "runs", tmp_path / "nowhere"])
+    for name in ("empty", "other"):
+        with pytest.raises(WeightsError, match=rf"{name}: no weights for .*KL grades \(kl\)"):
+            find([tmp_path / "runs", tmp_path / name])
+
+
+def test_a_place_for_another_task_than_the_asked_is_named(tmp_path):
+    put_run(tmp_path)
+    assert len(find_graders([tmp_path / "kl_demo"])[1]) == 1
+    with pytest.raises(WeightsError, match=r"hc_demo: no weights for KL grades \(kl\)"):
+        find_graders([tmp_path / "kl_demo", tmp_path / "hc_demo"])
 
 
 def test_nothing_anywhere_says_how_to_get_some(places):

@@ -242,7 +242,7 @@ class Record:
         self._stored = None
 
     def _check_same(self, stored: Mapping[str, Any], done: int) -> None:
-        ignored = {"epoch", "metrics", "code"}
+        ignored = {"epoch", "metrics", "code", "trained_on"}  # the last says no more than the digests of the split
         old, new = ({key: value for key, value in tree.items() if key not in ignored} for tree in (stored, self._meta))
         if differ := differences(old, new, done):
             raise ResumeError(f"{self.path_last} ({done} epochs) is another run: {'; '.join(differ)}")
