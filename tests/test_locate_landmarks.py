@@ -1,8 +1,11 @@
 """From a graded folder to landmarks to ROIs that follow them, with the networks that ship."""
 
+import csv
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -82,3 +85,82 @@ def test_from_pictures_to_rois(graded):
     again = (folder / "landmarks.csv").read_text().splitlines()
     assert by_hand in again
     assert len(again) == 3
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """Four pictures, and the script with networks that answer 1 everywhere; how to run it, what it looked at."""
+    spec = importlib.util.spec_from_file_location("locate_landmarks", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, script)  # its dataclasses look there for their module
+    spec.loader.exec_module(script)
+    folder, looked = tmp_path / "graded", []
+    for grade in range(5):
+        (folder / str(grade)).mkdir(parents=True)
+    for name in ("1R", "1L", "2R", "2L"):
+        (folder / "3" / f"{name}.png").touch()
+
+    def locate(task):
+        looked.append(task.path.stem)
+        return row(f"3/{task.path.name}", 1)
+
+    monkeypatch.setattr(script, "locate", locate)
+    monkeypatch.setattr(script, "find_weights", lambda *_: SimpleNamespace(id="ours", paths=lambda task: ()))
+    return SimpleNamespace(
+        folder=folder,
+        looked=looked,
+        script=script,
+        run=lambda: script.locate_folder(SimpleNamespace(images=folder, weights=None, jobs=1)),
+    )
+
+
+def row(file, value, weights="ours"):
+    names = ["file", "subject_id", "side", "kl", "split", "mm_per_px", "inverted"]
+    points = {f"{axis}{number}": f"{value}" for number in range(16) for axis in "xy"}
+    known = dict(zip(names, [file, file[2:-5], file[-5], "3", "graded", "0.4", "0"], strict=True))
+    return known | points | {"confidence": "", "flags": "", "weights": weights}
+
+
+def write(path, rows, cut=""):
+    with path.open("w", newline="") as stream:
+        table = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+        stream.write(cut)
+
+
+def located(folder):
+    with (folder / "landmarks.csv").open(newline="") as stream:
+        return {line["file"]: line["x0"] for line in csv.DictReader(stream)}
+
+
+def test_a_broken_run_does_not_undo_a_correction(stand_in):
+    """A run with another row of 1R was killed in the middle of a line; then 1R was corrected in the table."""
+    table = stand_in.folder / "landmarks.csv"
+    write(table, [row("3/1R.png", 7, ""), row("3/1L.png", 3)])
+    cut = ",".join(row("3/2R.png", 5, "").values())[:-4]
+    write(table.with_name("landmarks.csv.part"), [row("3/1R.png", 6, ""), row("3/1L.png", 4)], cut)
+    assert stand_in.run()
+    assert located(stand_in.folder) == {"3/1R.png": "7", "3/1L.png": "4", "3/2R.png": "1", "3/2L.png": "1"}
+    assert stand_in.looked == ["2L", "2R"]
+    assert not list(stand_in.folder.glob("*.part"))
+
+
+def test_a_correction_stays_beside_a_broken_run_of_the_same_networks(stand_in):
+    table = stand_in.folder / "landmarks.csv"
+    write(table.with_name("landmarks.csv.part"), [row("3/1R.png", 6)])
+    write(table, [row("3/1R.png", 7, "")])
+    assert stand_in.run()
+    assert located(stand_in.folder)["3/1R.png"] == "7"
+
+
+def test_a_correction_while_it_runs_stays(stand_in, monkeypatch):
+    table, locate = stand_in.folder / "landmarks.csv", stand_in.script.locate
+
+    def corrected_meanwhile(task):
+        write(table, [row("3/1L.png", 9, "")])
+        return locate(task)
+
+    monkeypatch.setattr(stand_in.script, "locate", corrected_meanwhile)
+    assert stand_in.run()
+    assert located(stand_in.folder) == {"3/1R.png": "1", "3/1L.png": "9", "3/2R.png": "1", "3/2L.png": "1"}

@@ -3,7 +3,8 @@
 
 Writes DIR/landmarks.csv (columns of kneel/imaging/crops.py, and the networks' confidence, flags and id) beside the five
 folders, and DIR/landmarks_problems.csv with every knee that was not found. Started again, it goes on where it stopped;
-rows of other networks are made anew, rows without a word in the column weights are yours and stay.
+rows of other networks are made anew. Rows of landmarks.csv without a word in the column weights are yours: they stay,
+those that you write while it runs as well.
 Research use only. Not a medical device.
 """
 
@@ -11,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
+import io
 import sys
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -28,7 +30,7 @@ from deepknee.weights import WeightsError, find_weights
 from kneel.imaging.crops import COLUMNS
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.geometry import Side
-from kneel.imaging.preparing import Problem, exit_status, run_tasks, write_table
+from kneel.imaging.preparing import Problem, exit_status, run_tasks, write_table, write_whole
 from kneel.imaging.radiograph import RadiographError
 from kneel.localize import KneeLocalizer
 
@@ -72,9 +74,7 @@ def locate_folder(given: argparse.Namespace) -> bool:
     tasks = [Task(picture, *networks) for name, picture in names.items() if name not in rows]
     problems = []
     with part.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, [*COLUMNS, *MORE], lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows.values())
+        writer = start_table(stream, rows)
         found = run_tasks(locate, tasks, given.jobs)
         for row in tqdm(found, "knees", len(tasks), disable=None):
             if isinstance(row, Problem):
@@ -82,21 +82,46 @@ def locate_folder(given: argparse.Namespace) -> bool:
             else:
                 writer.writerow(row)
                 stream.flush()
-    os.replace(part, table)
+                rows[row["file"]] = row
+    corrected = {name: row for name, row in by_hand(read_rows(table)).items() if name in names}
+    whole = io.StringIO()
+    start_table(whole, rows | corrected)
+    write_whole(table, whole.getvalue().encode())
+    part.unlink(missing_ok=True)
+    problems = [problem for problem in problems if problem.film not in corrected]
     write_table(table.with_name("landmarks_problems.csv"), Problem, sorted(problems, key=lambda problem: problem.film))
     print(f"{len(names) - len(problems)} of {len(names)} knees have landmarks: {table}")
     return not problems
 
 
 def stored(table: Path, part: Path, weights: str) -> dict[str, dict[str, str]]:
-    """Return the rows that stay, by file: those of the same networks, and those that somebody wrote by hand."""
-    rows: dict[str, dict[str, str]] = {}
-    for path in (table, part):
-        if path.is_file():
-            with path.open(newline="", encoding="utf-8") as stream:
-                whole = [row for row in csv.DictReader(stream) if row.get("weights") in (weights, "", None)]
-            rows |= {row["file"]: row for row in whole}
-    return rows
+    """Return the rows that stay, by file: those of the same networks, and before them those written by hand."""
+    earlier, broken = read_rows(table), read_rows(part)
+    same = {name: row for name, row in (earlier | broken).items() if row.get("weights") == weights}
+    return same | by_hand(broken) | by_hand(earlier)  # what a broken run copied may have been corrected since
+
+
+def read_rows(path: Path) -> dict[str, dict[str, str]]:
+    """Read a table by file, without the part of a line that a killed process leaves at its end."""
+    if not path.is_file():
+        return {}
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".part":
+        text = text[: text.rfind("\n") + 1]
+    return {row["file"]: row for row in csv.DictReader(io.StringIO(text))}
+
+
+def by_hand(rows: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    """Choose the rows that no networks are named in."""
+    return {name: row for name, row in rows.items() if not row.get("weights")}
+
+
+def start_table(stream: TextIO, rows: dict[str, dict[str, str]]) -> csv.DictWriter:
+    """Write the rows that are known; further ones go to the writer that is returned."""
+    writer = csv.DictWriter(stream, [*COLUMNS, *MORE], lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows.values())
+    return writer
 
 
 def locate(task: Task) -> dict[str, str] | Problem:
