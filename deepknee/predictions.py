@@ -56,7 +56,7 @@ class GradePredictions:
     probabilities : ndarray, shape (N, 5)
         Of KL 0 to 4; rows sum to 1.
     members : ndarray, shape (A, N, 5), or None
-        Of each network by itself, where known.
+        Of each network by itself, where known and `probabilities` are their mean.
     sets : ndarray, shape (N, 5), bool, or None
         Conformal set of each knee, where there is one.
     abstain : ndarray, shape (N,), bool, or None
@@ -181,7 +181,8 @@ def grade_knees(grader: Grader, knees: GradedKnees, folder: Path, *, model: str)
         model,
         table.assign(true_kl=knees.grades),
         probabilities,
-        members if len(members) > 1 else None,
+        # mode 2018 averages no probabilities: tempering its networks one by one would make another model of it
+        members if len(members) > 1 and grader.mode == "mean" else None,
         sets,
         None if conformal is None or sets is None else conformal.abstain(sets),
     )

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
+from deepknee.calibration import cross_fit
 from deepknee.conformal import Conformal
 from deepknee.ensemble import Grader
 from deepknee.evaluate import WORDS, compare, evaluate, same_knees
@@ -307,6 +308,21 @@ def test_grading_is_that_of_the_grader_knee_by_knee(data: Path, weights: Path) -
         np.testing.assert_allclose(grader.predict(roi[None]).probabilities[0], found.probabilities[row], atol=1e-6)
     with pytest.raises(FileNotFoundError, match="neither folders 0 to 4"):
         source_of(weights)
+
+
+def test_mode_2018_is_tempered_as_the_one_model_that_it_is(data: Path, weights: Path) -> None:
+    """Its probabilities are the softmax of summed logits, which at a temperature T are those to the power of 1 / T."""
+    grader = Grader.from_snapshots(sorted(weights.rglob("*.safetensors")), mode="2018")
+    found = grade_folder(grader, data, model="tiny")
+    assert found.members is None
+    for row in (0, 7):
+        roi = read_graded(data / found.knees.knee[row], GEOMETRY, "film").roi
+        np.testing.assert_allclose(grader.predict(roi[None]).probabilities[0], found.probabilities[row], atol=1e-6)
+    crossed = cross_fit(found.networks, found.grades, found.subjects, splits=1)
+    powers = [found.probabilities ** (1 / temperature) for temperature in crossed.temperatures[0]]
+    tempered = [power / power.sum(1, keepdims=True) for power in powers]
+    close = [np.isclose(crossed.probabilities[0], each, atol=1e-6).all(1) for each in tempered]
+    assert (close[0] | close[1]).all()
 
 
 def test_calibration_is_stored_and_read_again(
