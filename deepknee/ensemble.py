@@ -21,7 +21,7 @@ from deepknee.intensity import adjust_contrast
 from deepknee.member import Member, Mode, load_member
 from deepknee.model import GRADES
 from deepknee.patches import PatchGeometry
-from deepknee.views import Compartments, View, turned
+from deepknee.views import Compartments, View, turned, turned_from
 from kneel.engine.config import ConfigError
 from kneel.imaging.geometry import RoiFrame, Side, Spacing
 
@@ -38,7 +38,8 @@ class Grade:
     probabilities : ndarray, shape (N, 5), float64
         Of KL 0 to 4; every row sums to 1.
     attention : ndarray, shape (N, S, S), float32
-        Where the likeliest grade comes from, on the grid of the ROI, in [0, 1]; 0 outside what the networks see.
+        Where the likeliest grade comes from, on the grid of the ROI, in [0, 1]; 0 outside what the networks see of the
+        upright knee.
     members : ndarray, shape (A, N, 5), float64, or None
         Probabilities of each network by itself: upright, then with every turn, then those of the next network.
     conformal : Conformal or None
@@ -228,7 +229,12 @@ class Grader:
 
     @cached_property
     def seen(self) -> NDArray[np.bool_]:
-        """Pixels of a ROI that any of the networks is shown, (S, S)."""
+        """Pixels of a ROI that any of the networks is shown, upright or turned, (S, S)."""
+        return np.any([self.upright, *(turned_from(self.upright, degrees) for degrees in self.turns_deg)], axis=0)
+
+    @cached_property
+    def upright(self) -> NDArray[np.bool_]:
+        """Pixels that any of the networks is shown of the upright ROI, which attention explains, (S, S)."""
         every = np.ones((self.geometry.roi_px, self.geometry.roi_px), bool)
         return np.any([view.merge(*view.cut(every)) for view in self.views], axis=0)
 
@@ -287,7 +293,7 @@ class Grader:
         there, blurred = self._pictures(rois), self._pictures(rois, blur_px)
         shares = pixel_shares(nets, there, blurred, grades, self._probabilities)
         laid = torch.stack([view.merge(*maps) for view, maps in zip(self.views, shares, strict=True)]).sum(0)
-        return normalize_maps(smooth_maps(laid, smooth_px).relu() * torch.from_numpy(self.seen).to(laid))
+        return normalize_maps(smooth_maps(laid, smooth_px).relu() * torch.from_numpy(self.upright).to(laid))
 
 
 def _only(what: str, values: Sequence[Same]) -> Same:

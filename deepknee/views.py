@@ -4,6 +4,7 @@ Dimensions: B knees, S ROI pixels.
 """
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Protocol, TypeVar
 
 import cv2
@@ -16,6 +17,7 @@ from deepknee.patches import PatchGeometry
 from kneel.imaging.geometry import turn_about_middle
 
 Array = TypeVar("Array", np.ndarray, Tensor)
+Grey = TypeVar("Grey", NDArray[np.uint8], NDArray[np.float32])
 
 
 class View(Protocol):
@@ -162,20 +164,43 @@ def plain_pictures(view: View, rois: Tensor) -> tuple[Tensor, ...]:
     return tuple(picture.to(torch.float32) / 255 for picture in view.cut(rois))
 
 
-def turned(rois: NDArray[np.uint8], degrees: float) -> NDArray[np.uint8]:
+def turned(rois: Grey, degrees: float) -> Grey:
     """Turn ROIs about their centre, for another look at them.
 
     Parameters
     ----------
-    rois : ndarray, shape (N, S, S), uint8
+    rois : ndarray, shape (N, S, S), uint8 or float32
         ROIs.
     degrees : float
         Counter-clockwise as seen.
 
     Returns
     -------
-    ndarray, shape (N, S, S), uint8
+    ndarray, shape (N, S, S), of the same type
         Between pixels linear; what comes in at the border repeats the border.
     """
     matrix = turn_about_middle(rois.shape[1:], degrees)
     return np.stack([cv2.warpAffine(roi, matrix, roi.shape[::-1], borderMode=cv2.BORDER_REPLICATE) for roi in rois])
+
+
+def turned_from(shown: NDArray[np.bool_], degrees: float) -> NDArray[np.bool_]:
+    """Say which pixels of a ROI go into the given pixels of the turned one.
+
+    Parameters
+    ----------
+    shown : ndarray, shape (S, S), bool
+        Pixels of what `turned` returns.
+    degrees : float
+        As of `turned`.
+
+    Returns
+    -------
+    ndarray, shape (S, S), bool
+        Pixels of what it was given.
+    """
+    # turned, the coordinates of the pixels say where each has come from; rounded, as interpolation spoils the last bits
+    y, x = turned(np.indices(shown.shape, np.float32), degrees)[:, shown].round(3)
+    sources = np.zeros_like(shown)
+    for down, right in product((np.floor, np.ceil), repeat=2):
+        sources[down(y).astype(int), right(x).astype(int)] = True
+    return sources

@@ -4,7 +4,9 @@
 Every knee is read as `deepknee read` would. Of the grade that it was given, each map is asked two things: how soon does
 the probability of that grade fall when the most attended pixels are blurred (deletion: low is good) and rise when they
 alone are sharp (insertion: high is good); and how much of the map lies in the joint space, widened by 5 % of the tibial
-width. Two maps that do not know the networks stand beside them: one at random, and the joint space itself.
+width. Two maps that do not know the networks stand beside them: one at random, and the joint space itself. The grade is
+that of all networks and of all looks, upright and turned, and pixels that none of them shows are left alone; the maps
+explain the upright knee.
 
 Writes to --out:
   attention.md/.csv  the figures, with 95 % intervals by bootstrap over subjects, and their differences from random maps

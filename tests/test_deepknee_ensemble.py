@@ -11,7 +11,7 @@ from deepknee.member import GraderSettings, Member, load_member
 from deepknee.model import KneeNet
 from deepknee.networks import SiameseSettings, build_net
 from deepknee.patches import PatchGeometry
-from deepknee.views import turned
+from deepknee.views import turned, turned_from
 from kneel.engine.snapshot import SnapshotError, save_snapshot
 
 PARITY = Path(__file__).resolve().parents[1].parent / "shared" / "parity"
@@ -127,6 +127,27 @@ def test_turned_knees_are_averaged_in_and_explained_upright() -> None:
     same = alone.kl == grade.kl  # of another grade there is another map
     assert same.any()
     np.testing.assert_allclose(grade.attention[same], alone.attention[same], atol=1e-6)
+
+
+@pytest.mark.parametrize("degrees", [0, -6, 6, 37, 90])
+def test_where_turned_pixels_come_from_by_lighting_them_one_by_one(degrees: float) -> None:
+    shown = np.zeros((24, 24), bool)
+    shown[3:9, 2:20] = shown[15, 15] = shown[20:, :3] = True
+    one_by_one = np.eye(24 * 24, dtype=np.float32).reshape(-1, 24, 24)
+    reached = turned(one_by_one, degrees)[:, shown].any(1).reshape(24, 24)
+    np.testing.assert_array_equal(turned_from(shown, degrees), reached)
+
+
+def test_pixels_that_no_look_shows_change_no_grade() -> None:
+    rois = random_rois(2)
+    upright, grader = Grader([member(0)]), Grader([with_turns(0, -6.0, 6.0)])
+    np.testing.assert_array_equal(grader.upright, upright.seen)
+    assert grader.seen[upright.seen].all()
+    dark = np.where(grader.seen, rois, 0).astype(np.uint8)
+    assert (dark != rois).any()
+    np.testing.assert_array_equal(grader.judge(dark)[0], grader.judge(rois)[0])
+    assert (grader.judge(np.where(upright.seen, rois, 0).astype(np.uint8))[0] != grader.judge(rois)[0]).all()
+    assert not grader.predict(rois).attention[:, ~grader.upright].any()
 
 
 def test_sets_fitted_upright_are_not_those_of_turned_knees() -> None:
