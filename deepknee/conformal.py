@@ -20,6 +20,7 @@ References
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,12 +47,19 @@ class Conformal(Settings):
     networks
         How many answers the ensemble that it was fitted for averages (networks, each upright and with every turn); it
         says nothing of any other.
+    turns_deg
+        The turns of that ensemble.
     """
 
     coverage: float = Field(COVERAGE, gt=0, lt=1)
     threshold: float = Field(ge=0, le=1)
     largest: int = Field(LARGEST, ge=1)
     networks: int = Field(ge=1)
+    turns_deg: tuple[float, ...] = ()
+
+    def is_of(self, answers: int, turns_deg: Sequence[float]) -> bool:
+        """Say whether it was fitted for an ensemble of so many answers and these turns, in whatever order."""
+        return self.networks == answers and sorted(self.turns_deg) == sorted(turns_deg)
 
     def sets(self, probabilities: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Say which grades are in the set of each knee.

@@ -225,7 +225,8 @@ class Grader:
     def _calibrated(self) -> bool:
         """Whether the networks were calibrated together, and no other with them."""
         first, *others = (member.settings.conformal for member in self.members)
-        return first is not None and first.networks == self.answers and all(other == first for other in others)
+        fits = first is not None and first.is_of(self.answers, self.turns_deg)
+        return fits and all(other == first for other in others)
 
     @cached_property
     def seen(self) -> NDArray[np.bool_]:

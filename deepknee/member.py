@@ -107,6 +107,9 @@ def load_member(path: Path | str) -> Member:
     if meta.get("task") != TASK:
         raise SnapshotError(f"{path}: task is {meta.get('task')!r}, must be {TASK!r}")
     described = {key: meta[key] for key in GraderSettings.model_fields if key in meta}
+    if described.get("conformal"):
+        # thresholds once came without the turns that they were fitted with, which have always been stored beside them
+        described["conformal"] = {"turns_deg": described.get("turns_deg", []), **described["conformal"]}
     try:
         # By way of JSON, as the settings are strict and JSON has no tuples.
         settings = GraderSettings.model_validate_json(json.dumps(described))

@@ -107,9 +107,10 @@ def calibrate(given: argparse.Namespace) -> None:
     if given.dry_run:
         print("\nnothing stored (--dry_run)")
         return
-    fitted = {"temperature": temperature, "conformal": conformal.model_dump(mode="json")}
-    for path, member in zip(paths, members, strict=True):
-        update_snapshot(path, {**fitted, "turns_deg": list(member.settings.turns_deg)})
+    angles = {"turns_deg": list(members[0].settings.turns_deg)}  # all have the same, or they made no Grader
+    fitted = {"temperature": temperature, "conformal": {**conformal.model_dump(mode="json"), **angles}, **angles}
+    for path in paths:
+        update_snapshot(path, fitted)
         print(f"stored in {path}")
 
 

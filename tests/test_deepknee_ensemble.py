@@ -157,6 +157,30 @@ def test_sets_fitted_upright_are_not_those_of_turned_knees() -> None:
     assert Grader([turns]).conformal is None
 
 
+def fitted_with(seed: int, fitted: tuple[float, ...], used: tuple[float, ...]) -> Member:
+    """A network with two turns; its threshold was fitted for two networks with the given ones."""
+    turns = with_turns(seed, *used)
+    sets = Conformal(threshold=0.5, networks=6, turns_deg=fitted)
+    return Member(turns.net, turns.settings.model_copy(update={"conformal": sets, "temperature": 2.0}))
+
+
+def test_sets_and_temperature_are_of_the_angles_that_they_were_fitted_with() -> None:
+    for used, right in [((-6.0, 6.0), True), ((6.0, -6.0), True), ((-12.0, 12.0), False), ((-6.0, 7.0), False)]:
+        grader = Grader([fitted_with(seed, (-6.0, 6.0), used) for seed in (0, 1)])
+        assert (grader.conformal is not None) is right, used
+        assert grader.temperatures == ([2.0, 2.0] if right else [1.0, 1.0]), used
+
+
+def test_thresholds_stored_without_angles_have_those_beside_them(tmp_path: Path) -> None:
+    part, path = fitted_with(0, (-6.0, 6.0), (-6.0, 6.0)), tmp_path / "net.safetensors"
+    described = part.settings.model_dump(mode="json")
+    save_snapshot(path, part.net.state_dict(), {"task": "kl", **described})
+    assert load_member(path).settings == part.settings
+    del described["conformal"]["turns_deg"]
+    save_snapshot(path, part.net.state_dict(), {"task": "kl", **described})
+    assert load_member(path).settings == part.settings
+
+
 def test_turns_are_of_the_mean_and_common_to_all() -> None:
     rois = random_rois(1)
     one = Grader([with_turns(0, 6.0)], mode="2018").predict(rois)

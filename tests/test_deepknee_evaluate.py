@@ -356,7 +356,7 @@ def test_calibration_is_stored_and_read_again(
         turned = [load_member(path).settings for path in paths]
         assert [how.turns_deg for how in turned] == [(-6, 6)] * 2
         assert turned[0].conformal is not None
-        assert turned[0].conformal.networks == 6
+        assert (turned[0].conformal.networks, turned[0].conformal.turns_deg) == (6, (-6, 6))
         assert calibrate.main(words) == 0
     assert [path.read_bytes() for path in paths] == stored
 
