@@ -22,9 +22,8 @@ from deepknee.ensemble import Grader
 from deepknee.metrics import grading_metrics
 from deepknee.predictions import GradePredictions, grade_folder
 from deepknee.resample import resampled_metrics
-from deepknee.sources import LANDMARK_TABLE, graded_files
+from deepknee.sources import LANDMARK_TABLE, graded_files, read_picture
 from kneel.bootstrap import RESAMPLES, SubjectBootstrap, interval
-from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.geometry import turn_about_middle
 
 Picture = NDArray[np.uint8]
@@ -151,10 +150,12 @@ def write_changed(change: Change, folder: Path, out: Path) -> None:
     ------
     RadiographError
         A picture cannot be read.
+    DatasetError
+        It is not square or not of 8 bits.
     """
     shapes, names = {}, {}
     for path in graded_files(folder):
-        picture = _grey(read_radiograph(path).pixels)
+        picture = read_picture(path)
         name = f"{path.parent.name}/{_swapped(path.stem) if change.swaps_sides else path.stem}.png"
         names[f"{path.parent.name}/{path.name}"] = name
         shapes[name] = picture.shape
@@ -214,6 +215,8 @@ def robustness_table(
     ------
     RadiographError
         A picture cannot be read.
+    DatasetError
+        It is not square or not of 8 bits.
     """
     bootstrap = SubjectBootstrap(plain.subjects, resamples=resamples)
     before = resampled_metrics(plain.probabilities, plain.grades, bootstrap)["kappa"]

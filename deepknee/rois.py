@@ -17,8 +17,7 @@ from deepknee.intensity import Contrast, adjust_contrast
 from deepknee.model import GRADES
 from deepknee.patches import PatchGeometry
 from deepknee.roi_row import KNEES, RoiRow
-from deepknee.sources import DatasetError, GradedKnee
-from kneel.imaging.dicom import read_radiograph
+from deepknee.sources import DatasetError, GradedKnee, read_picture
 from kneel.imaging.schema import LANDMARKS
 
 
@@ -104,11 +103,7 @@ def read_graded_roi(knee: GradedRoi, geometry: PatchGeometry, contrast: Contrast
     DatasetError
         It is not square and of 8 bits, or smaller than the geometry asks for.
     """
-    picture = read_radiograph(knee.path).pixels
-    if picture.dtype != np.uint8 or picture.shape[0] != picture.shape[1]:
-        found = f"{picture.shape[1]} x {picture.shape[0]} pixels of {picture.dtype}"
-        raise DatasetError(f"{knee.path}: {found}, must be square and of 8 bits")
-    roi = _on_grid(picture.astype(np.uint8, copy=False), knee, geometry)
+    roi = _on_grid(read_picture(knee.path), knee, geometry)
     return GradedKnee(adjust_contrast(roi, contrast, geometry), knee.grade, knee.subject, str(knee.path))
 
 

@@ -167,6 +167,32 @@ def graded_landmarks(folder: Path) -> dict[Path, NDArray[np.float64]]:
     return {crop.path: crop.points for crop in read_crops(table, folder)}
 
 
+def read_picture(path: Path) -> NDArray[np.uint8]:
+    """Read a picture of one knee as it is stored.
+
+    Parameters
+    ----------
+    path : Path
+        The picture.
+
+    Returns
+    -------
+    ndarray, shape (S, S), uint8
+
+    Raises
+    ------
+    RadiographError
+        The file cannot be read.
+    DatasetError
+        It is not square or not of 8 bits.
+    """
+    picture = read_radiograph(path).pixels
+    if picture.dtype != np.uint8 or picture.shape[0] != picture.shape[1]:
+        found = f"{picture.shape[1]} x {picture.shape[0]} pixels of {picture.dtype}"
+        raise DatasetError(f"{path}: {found}, must be square and of 8 bits")
+    return picture.astype(np.uint8, copy=False)
+
+
 def read_graded(
     path: Path, geometry: PatchGeometry, contrast: Contrast, landmarks: Mapping[Path, NDArray[np.float64]] | None = None
 ) -> GradedKnee:
@@ -191,11 +217,7 @@ def read_graded(
     match = _NAME.fullmatch(path.name)
     if match is None:
         raise DatasetError(f"{path}: must be named {_NAMED}")
-    picture = read_radiograph(path).pixels
-    if picture.dtype != np.uint8 or picture.shape[0] != picture.shape[1]:
-        found = f"{picture.shape[1]} x {picture.shape[0]} pixels of {picture.dtype}"
-        raise DatasetError(f"{path}: {found}, must be square and of 8 bits")
-    picture = picture.astype(np.uint8, copy=False)
+    picture = read_picture(path)
     picture = 255 - picture if has_dark_bone(picture) else picture
     side: Side = "L" if match["side"] == "L" else "R"
     if geometry.follow == "centre":

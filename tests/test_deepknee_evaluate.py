@@ -31,7 +31,7 @@ from deepknee.predictions import (
 )
 from deepknee.resample import resampled_metrics
 from deepknee.robustness import CHANGES, robustness_table, write_changed
-from deepknee.sources import read_graded
+from deepknee.sources import DatasetError, read_graded
 from kneel.bootstrap import SubjectBootstrap
 from kneel.engine.snapshot import load_snapshot, save_snapshot
 
@@ -249,6 +249,15 @@ def test_changes_are_written_as_the_names_say(data: Path, tmp_path: Path) -> Non
     np.testing.assert_array_equal(after("8 pixels up")[:-8], before[8:])
     np.testing.assert_array_equal(after("a fifth darker"), np.rint(0.8 * before))
     assert after("half the resolution").shape == (SIZE // 2, SIZE // 2)
+
+
+def test_pictures_of_16_bits_are_refused_and_not_wrapped_round(tmp_path: Path) -> None:
+    for grade in range(5):
+        (tmp_path / "val" / str(grade)).mkdir(parents=True)
+    deep = np.arange(SIZE * SIZE, dtype=np.uint16).reshape(SIZE, SIZE)
+    cv2.imwrite(str(tmp_path / "val" / "2" / "9000L.png"), deep)
+    with pytest.raises(DatasetError, match=r"9000L\.png: 140 x 140 pixels of uint16, must be square and of 8 bits"):
+        write_changed(CHANGES[0], tmp_path / "val", tmp_path / "out")
 
 
 def test_points_move_with_the_picture() -> None:
