@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional
 
 from deepknee.views import View
 from kneel.engine.config import Settings
+from kneel.imaging.blur import gaussian_blur
 
 Range = tuple[float, float]
 
@@ -81,6 +82,28 @@ class RandomGamma(v2.Transform):
     def transform(self, inpt: Tensor, params: dict[str, float]) -> Tensor:
         """Apply it."""
         return functional.adjust_gamma(inpt, params["gamma"])
+
+
+class RandomBlur(v2.Transform):
+    """torchvision's Gaussian blur, with its draws, by `kneel.imaging.blur.gaussian_blur`.
+
+    Parameters
+    ----------
+    largest
+        Largest standard deviation in pixels; the kernel reaches three times as far.
+    """
+
+    def __init__(self, largest: float) -> None:
+        super().__init__()
+        self.largest, self.width = largest, 2 * math.ceil(3 * largest) + 1
+
+    def make_params(self, flat_inputs: list) -> dict[str, float]:
+        """Draw the standard deviation."""
+        return {"sigma": _uniform(1e-3, self.largest)}
+
+    def transform(self, inpt: Tensor, params: dict[str, float]) -> Tensor:
+        """Apply it to (1, H, W) float32."""
+        return torch.from_numpy(gaussian_blur(inpt[0].numpy(), self.width, params["sigma"]))[None]
 
 
 class RandomJpeg(v2.Transform):
@@ -156,8 +179,7 @@ def _changes(augmentation: Augmentation) -> Iterator[v2.Transform]:
         yield v2.RandomApply([RandomJpeg(augmentation.jpeg)])
     yield v2.ToDtype(torch.float32, scale=True)
     if augmentation.blur_px:
-        reach = math.ceil(3 * augmentation.blur_px)
-        yield v2.RandomApply([v2.GaussianBlur(2 * reach + 1, (1e-3, augmentation.blur_px))])
+        yield v2.RandomApply([RandomBlur(augmentation.blur_px)])
     yield v2.ColorJitter(brightness=augmentation.brightness, contrast=augmentation.contrast)
     bilinear = v2.InterpolationMode.BILINEAR
     if augmentation.scale == (1.0, 1.0):

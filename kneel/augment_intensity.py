@@ -9,11 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-import cv2
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
+
+from kneel.imaging.blur import gaussian_blur
 
 Params = dict[str, Tensor]
 
@@ -132,10 +133,7 @@ class RandomGamma(Change):
 
 
 class Blur(Change):
-    """torchvision's Gaussian blur of a grey picture, by rows and then by columns.
-
-    The draws and the picture are torchvision's, which convolves with the whole two-dimensional kernel and takes ten
-    times as long.
+    """torchvision's Gaussian blur of a grey picture, with its draws, by `kneel.imaging.blur.gaussian_blur`.
 
     Parameters
     ----------
@@ -171,7 +169,7 @@ def _blur_on_cpu(pictures: Tensor, sigmas: Tensor, reach: int) -> Tensor:
     blurred = pictures.clone()
     for picture, sigma in zip(blurred[:, 0].numpy(), sigmas.tolist(), strict=True):
         if sigma:
-            cv2.GaussianBlur(picture, (reach, reach), sigma, dst=picture, borderType=cv2.BORDER_REFLECT_101)
+            picture[:] = gaussian_blur(picture, reach, sigma)
     return blurred
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from torchvision.transforms import v2
 
-from deepknee.augment import Augmentation, TrainingPictures
+from deepknee.augment import Augmentation, RandomBlur, TrainingPictures
 from deepknee.intensity import Intensity, adjust_contrast
 from deepknee.patches import PatchGeometry
 from deepknee.views import Compartments, plain_pictures
@@ -146,6 +147,21 @@ def test_every_other_picture_is_blurred_or_compressed(change: dict[str, Any]) ->
         assert min(patch.std() for patch in changed) < 0.4 * plain.std()  # takes most of the contrast of noise
     else:
         assert all(0.01 < abs(patch - plain).mean() < 0.2 for patch in changed)
+
+
+@pytest.mark.parametrize(("largest", "width"), [(0.4, 5), (1.5, 11), (4.0, 25)])
+def test_the_blur_is_torchvisions_with_its_draws(largest: float, width: int) -> None:
+    picture = torch.from_numpy(np.random.default_rng(0).random((1, 60, 60), np.float32))
+    before = picture.clone()
+    for seed in range(5):
+        outcomes = []
+        for kind in (RandomBlur(largest), v2.GaussianBlur(width, (1e-3, largest))):
+            torch.manual_seed(seed)
+            outcomes.append((kind(picture), torch.rand(())))
+        (ours, after), (theirs, after_theirs) = outcomes
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+        assert after == after_theirs
+    assert torch.equal(picture, before)
 
 
 def test_scale_is_about_the_middle() -> None:
