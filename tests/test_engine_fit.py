@@ -446,6 +446,19 @@ def test_augmenting_a_batch_or_its_samples_is_the_same_training(tmp_path):
         assert task.finished == {"loader-loader": 0, "device-device": 6 * (4 + 3), "device-auto": 6 * (2 + 1)}[name]
 
 
+def test_a_run_of_before_augment_on_is_not_gone_on_with_where_its_pictures_would_be_others(tmp_path):
+    """A finished one is, and one whose data set never could leave its augmentation to the device."""
+    for name, kind in (("deferring", Normed), ("plain", Regression)):
+        run(tmp_path, name, kind(), epochs=2)
+        path = tmp_path / name / "last.safetensors"
+        training = load_snapshot(path)[1]["training"]
+        update_snapshot(path, {"training": {key: value for key, value in training.items() if key != "augment_on"}})
+        run(tmp_path, name, kind(), epochs=2, resume=True)
+    run(tmp_path, "plain", Regression(), epochs=3, resume=True)
+    with pytest.raises(ResumeError, match=r"last\.safetensors was begun when .* in another way; start over"):
+        run(tmp_path, "deferring", Normed(), epochs=3, resume=True)
+
+
 def test_compiled_training_is_stored_resumed_and_averaged_under_the_same_names(tmp_path, monkeypatch):
     """With the backend "eager", which runs the traced graph as it is: no other rounding, no C++ compiler."""
     calls, compile_ = [], torch.compile

@@ -201,7 +201,13 @@ class Record:
             save_snapshot(self.path_best, judged, self._meta_now())
 
     def restore(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any, average: WeightAverage | None = None
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: Any,
+        average: WeightAverage | None = None,
+        *,
+        deferring: bool = False,
     ) -> None:
         """
         Take up the stored run; nothing is written.
@@ -210,17 +216,23 @@ class Record:
         ----------
         module, optimizer, scaler, average
             As for `save`; they get the stored state.
+        deferring
+            Whether the training set can leave its augmentation to the device (`kneel.engine.task.Deferring`).
 
         Raises
         ------
         ResumeError
-            When settings differ, naming each with both values, or the best snapshot is gone.
+            When settings differ, naming each with both values, the best snapshot is gone, or epochs are left that would
+            see other pictures.
         SnapshotError
             When the last snapshot and the one before it are damaged.
         """
         stored = self._stored = self._files.newest()
         tensors, extra = stored.tensors, stored.extra
         self._check_same(stored.meta, len(extra["history"]))
+        # the same change that brought augment_on drew other noise, and moved pictures with other borders
+        if deferring and "augment_on" not in stored.meta["training"] and len(extra["history"]) < self._config.epochs:
+            raise ResumeError(f"{self.path_last} was begun when pictures were augmented in another way; start over")
         module.load_state_dict(stored.weights)
         restore_optimizer(optimizer, tensors, extra["optimizer"])
         if scaler:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-SPEED = ("threads", "num_workers", "augment_on", "compile")  # the last two may change rounding, and noise on a GPU
+# The last two may change rounding, and noise on a GPU. That a run lacks augment_on altogether is for Record.restore.
+SPEED = ("threads", "num_workers", "augment_on", "compile")
 
 
 def differences(stored: Mapping[str, Any], asked: Mapping[str, Any], done: int) -> list[str]:

@@ -24,7 +24,7 @@ from kneel.engine.precision import in_float64
 from kneel.engine.processes import process_count, progress
 from kneel.engine.record import Record, Row
 from kneel.engine.seeding import derive_seed, seed_everything
-from kneel.engine.task import Judged, Pictured, Task
+from kneel.engine.task import Deferring, Judged, Pictured, Task
 
 _log = logging.getLogger(__name__)
 _OURS = ("epoch", "learning_rate", "train_loss")  # columns that the engine adds to the task's metrics
@@ -65,7 +65,8 @@ class Trainer:
         """Take up the run in the folder, or clear the folder for a new one."""
         found = resume and record.begun()
         if found:
-            record.restore(self.module, self.optimizer.optimizer, self.accelerator.scaler, self.average)
+            parts = self.module, self.optimizer.optimizer, self.accelerator.scaler, self.average
+            record.restore(*parts, deferring=isinstance(self.train_set, Deferring))
         self.accelerator.wait_for_everyone()  # nobody writes before everybody has read
         if self.is_main and found:
             record.repair()
