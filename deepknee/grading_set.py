@@ -10,21 +10,20 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from deepknee.grading_film import ROIS, Locate, RoiRecord, RoiSize, cut_rois, request_of
-from deepknee.grading_plan import Plan, RoiTask
+from deepknee.grading_plan import Plan
 from deepknee.roi_row import KNEES, RoiRow
-from kneel.imaging.preparing import Problem, picture_fault, run_tasks, write_table, write_whole
+from kneel.imaging.finished import Cutting, cut_films, row_fault, strangers
+from kneel.imaging.preparing import Problem, write_table
 
-PROBLEMS, RECORDS = "problems.csv", "records"
+PROBLEMS = "problems.csv"
+_CODE = tuple(Path(__file__).with_name(f"{name}.py") for name in ("grading_film", "boxes", "roi_row"))
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,8 @@ def prepare_grading_set(
 ) -> GradingSet:
     """Cut the ROIs of many films; films that are finished are left alone.
 
-    Finished is a film whose record asks for the same (film, its size and time, grades, boxes or networks, ROI size) and
-    whose pictures have the recorded sizes when read back. A broken run leaves neither a table nor a part of a picture.
+    Finished is as in `kneel.imaging.finished.cut_films`; the same is asked for when film, its size and time, grades,
+    boxes or networks, and the size of the ROIs are the same.
 
     Parameters
     ----------
@@ -104,25 +103,22 @@ def prepare_grading_set(
         The knees do not add up: a fault of this program.
     """
     size = size or RoiSize()
-    (out / RECORDS).mkdir(parents=True, exist_ok=True)
-    records = {task.name: record for task in plan.tasks if (record := _finished(out, task, size, locate))}
-    skipped = len(records)
-    todo = [task for task in plan.tasks if task.name not in records]
-    if todo:  # tables of an earlier run say nothing of the pictures that are cut now; a broken run leaves none
-        for table in (KNEES, PROBLEMS):
-            (out / table).unlink(missing_ok=True)
-    done = run_tasks(partial(_prepare, out, size, locate), todo, jobs)
-    bar = tqdm(done, "films", len(plan.tasks), unit="film", initial=skipped, disable=not progress)
-    records.update(bar)
+    how = Cutting(
+        cut=partial(cut_rois, size=size, locate=locate),
+        request=partial(request_of, size=size, locate=locate),
+        parse=RoiRecord.from_json,
+        code=_CODE,
+    )
+    records, skipped = cut_films(out, plan.tasks, how, tables=(KNEES, PROBLEMS), jobs=jobs, progress=progress)
     rows: list[RoiRow] = []
     problems = list(plan.problems)
     for task in plan.tasks:
         problems += records[task.name].problems
         rows += records[task.name].rows
-    cut = {row.file for row in rows}
+    left = strangers(out, [f"{ROIS}/*/*.png"], rows, KNEES)
     rows, lost = _read_back(out, rows)
     rows, twins = _without_copies(rows)
-    problems += [*lost, *twins, *_strangers(out, cut)]
+    problems += [*lost, *twins, *left]
     problems.sort(key=lambda problem: (problem.subject_id, problem.side, problem.kind, problem.film))
     done_set = GradingSet(tuple(rows), plan.asked, skipped, tuple(problems))
     if len(done_set.rows) + len(done_set.missing) != plan.asked:
@@ -134,37 +130,11 @@ def prepare_grading_set(
     return done_set
 
 
-def _prepare(out: Path, size: RoiSize, locate: Locate | None, task: RoiTask) -> tuple[str, RoiRecord]:
-    """Cut one film and write what came of it; the record last, as it vouches for the pictures."""
-    record, pictures = cut_rois(task, size, locate)
-    for name, data in pictures.items():
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(out / name, data)
-    path = out / RECORDS / f"{task.name}.json"
-    if record.request:
-        write_whole(path, json.dumps(record.to_json()).encode())
-    else:
-        path.unlink(missing_ok=True)
-    return task.name, record
-
-
-def _finished(out: Path, task: RoiTask, size: RoiSize, locate: Locate | None) -> RoiRecord | None:
-    path = out / RECORDS / f"{task.name}.json"
-    try:
-        record = RoiRecord.from_json(json.loads(path.read_text(encoding="utf-8")))
-        same = record.request == json.loads(json.dumps(request_of(task, size, locate)))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # there is none, or it is of another writing: the film is cut again
-    return (
-        record if same and not any(picture_fault(out, row.file, row.bytes, row.size) for row in record.rows) else None
-    )
-
-
 def _read_back(out: Path, rows: Sequence[RoiRow]) -> tuple[list[RoiRow], list[Problem]]:
     """Keep the knees whose pictures are as they were written."""
     good, lost = [], []
     for row in rows:
-        fault = picture_fault(out, row.file, row.bytes, row.size)
+        fault = row_fault(out, row)
         if fault is None:
             good.append(row)
         else:
@@ -198,10 +168,3 @@ def _without_copies(rows: Sequence[RoiRow]) -> tuple[list[RoiRow], list[Problem]
 
 def _missing(row: RoiRow, why: str) -> Problem:
     return Problem(row.subject_id, row.side, row.film_name, "missing", f"{why} (visit {row.visit})")
-
-
-def _strangers(out: Path, cut: set[str]) -> list[Problem]:
-    """Name the pictures that this run knows nothing of, as an earlier one with another table leaves them."""
-    found = [path.relative_to(out).as_posix() for path in sorted((out / ROIS).glob("*/*.png"))]
-    text = f"left by an earlier run, and not listed in {KNEES}"
-    return [Problem("", "", name, "note", text) for name in found if name not in cut]

@@ -65,3 +65,8 @@ class RoiRow:
     film: str
     film_name: str
     pixels_sha256: str
+
+    @property
+    def pictures(self) -> tuple[tuple[str, int, str], ...]:
+        """Name, bytes and size of its one picture."""
+        return ((self.file, self.bytes, self.size),)

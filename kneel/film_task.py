@@ -62,6 +62,11 @@ class FilmTask:
     spacing_if_none: Spacing | None = None
     bilateral: bool = True
 
+    @property
+    def name(self) -> str:
+        """Of its record."""
+        return self.subject_id
+
 
 @dataclass(frozen=True)
 class KneeRow:
@@ -82,6 +87,11 @@ class KneeRow:
     film: str
     film_bytes: int
     film_sha256: str
+
+    @property
+    def pictures(self) -> tuple[tuple[str, int, str], ...]:
+        """Name, bytes and size of each picture."""
+        return (self.roi, self.roi_bytes, self.roi_size), (self.lc, self.lc_bytes, self.lc_size)
 
 
 @dataclass(frozen=True)
@@ -154,6 +164,5 @@ def request_of(task: FilmTask) -> dict[str, Any]:
         for knee in task.knees
     ]  # fmt: skip
     film = [str(task.path), status.st_size, status.st_mtime_ns]
-    request = {"film": film, "knees": knees, "spacing": task.spacing, "bilateral": task.bilateral}
-    # only where it is: what was cut before this key existed stays finished
-    return request | ({"spacing_if_none": task.spacing_if_none} if task.spacing_if_none else {})
+    spacing = {"spacing": task.spacing, "spacing_if_none": task.spacing_if_none}
+    return {"film": film, "knees": knees, "bilateral": task.bilateral, **spacing}

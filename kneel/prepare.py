@@ -14,22 +14,27 @@ Pictures are 8 bit, bright bone, after `kneel.imaging.radiograph.normalize_perce
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from kneel.film_task import FilmTask, KneeRow, Problem, Record, request_of
-from kneel.imaging.preparing import picture_fault, run_tasks, write_table, write_whole
+from kneel.imaging.finished import Cutting, cut_films, row_fault, strangers
+from kneel.imaging.preparing import write_table
 from kneel.imaging.schema import AnnotationError, KneeAnnotation, write_annotations
 from kneel.picture import cut_pictures
 
-HC_FOLDER, LC_FOLDER, RECORDS = "hc_rois", "lc_films", "records"
+HC_FOLDER, LC_FOLDER = "hc_rois", "lc_films"
 TABLE, KNEES, PROBLEMS = "bf_landmarks_1_0.3.csv", "knees.csv", "problems.csv"
+_HERE = Path(__file__).parent
+_HOW = Cutting(
+    cut=partial(cut_pictures, hc=HC_FOLDER, lc=LC_FOLDER),
+    request=request_of,
+    parse=Record.from_json,
+    code=(_HERE / "picture.py", _HERE / "film_task.py"),
+)
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,8 @@ def prepare_films(
 ) -> Prepared:
     """Write the pictures of many films; subjects that are finished are left alone.
 
-    Finished is a subject whose record asks for the same (film, its size and time, spacing, points) and whose pictures
-    have the recorded sizes when read back. A broken run leaves neither a record nor a part of a picture.
+    Finished is as in `kneel.imaging.finished.cut_films`; the same is asked for when film, its size and time, spacing
+    and points are the same.
 
     Parameters
     ----------
@@ -92,29 +97,20 @@ def prepare_films(
     """
     problems = list(earlier)
     _check_subjects(tasks)
-    for folder in (HC_FOLDER, LC_FOLDER, RECORDS):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-    records = {task.subject_id: record for task in tasks if (record := _finished(out, task))}
-    skipped = len(records)
-    todo = [task for task in tasks if task.subject_id not in records]
-    if todo:  # tables of an earlier run say nothing of the pictures that are cut now; a broken run leaves none
-        for table in (TABLE, KNEES, PROBLEMS):
-            (out / table).unlink(missing_ok=True)
-    done = tqdm(_run(out, todo, jobs), "films", len(tasks), unit="film", initial=skipped, disable=not progress)
-    records.update((record.subject_id, record) for record in done)
+    records, skipped = cut_films(out, tasks, _HOW, tables=(TABLE, KNEES, PROBLEMS), jobs=jobs, progress=progress)
     knees: list[KneeRow] = []
     annotations: list[KneeAnnotation] = []
     for task in tasks:
         record = records[task.subject_id]
         problems += record.problems
         for row, knee in zip(record.rows, record.knees, strict=True):
-            fault = _fault(out, row)
+            fault = row_fault(out, row)
             if fault is None:
                 knees.append(row)
                 annotations.append(knee)
             else:
                 problems.append(Problem(row.subject_id, row.side, row.film, "missing", fault))
-    problems += _strangers(out, knees)
+    problems += strangers(out, (f"{HC_FOLDER}/*.png", f"{LC_FOLDER}/*.png"), knees, TABLE)
     problems.sort(key=lambda problem: (problem.subject_id, problem.side, problem.kind))
     write_annotations(out / TABLE, annotations)
     write_table(out / KNEES, KneeRow, knees)
@@ -133,47 +129,3 @@ def _check_subjects(tasks: Sequence[FilmTask]) -> None:
         if task.subject_id in seen:
             raise AnnotationError(f"subject {task.subject_id} has two films: {seen[task.subject_id]} and {task.path}")
         seen[task.subject_id] = task.path
-
-
-def _run(out: Path, tasks: Sequence[FilmTask], jobs: int) -> Iterator[Record]:
-    """Yield records as they are finished."""
-    return run_tasks(partial(_prepare, out), tasks, jobs)
-
-
-def _prepare(out: Path, task: FilmTask) -> Record:
-    """Cut one film and write what came of it; the record last, as it vouches for the pictures."""
-    record, pictures = cut_pictures(task, hc=HC_FOLDER, lc=LC_FOLDER)
-    for name, data in pictures.items():
-        write_whole(out / name, data)
-    path = out / RECORDS / f"{task.subject_id}.json"
-    if record.rows:
-        write_whole(path, json.dumps(record.to_json()).encode())
-    else:
-        path.unlink(missing_ok=True)
-    return record
-
-
-def _finished(out: Path, task: FilmTask) -> Record | None:
-    path = out / RECORDS / f"{task.subject_id}.json"
-    try:
-        record = Record.from_json(json.loads(path.read_text(encoding="utf-8")))
-        same = record.request == json.loads(json.dumps(request_of(task)))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # there is none, or it is of another writing: the film is cut again
-    return record if same and not any(_fault(out, row) for row in record.rows) else None
-
-
-def _fault(out: Path, row: KneeRow) -> str | None:
-    """Read a knee's pictures back; say what is wrong."""
-    wanted = ((row.roi, row.roi_bytes, row.roi_size), (row.lc, row.lc_bytes, row.lc_size))
-    faults = (picture_fault(out, *picture) for picture in wanted)
-    return next((fault for fault in faults if fault), None)
-
-
-def _strangers(out: Path, knees: Sequence[KneeRow]) -> list[Problem]:
-    """Name the pictures that no row of the table speaks of, as an earlier run with another table leaves them."""
-    known = {name for row in knees for name in (row.roi, row.lc)}
-    found = [path for folder in (HC_FOLDER, LC_FOLDER) for path in sorted((out / folder).glob("*.png"))]
-    text = "not of this table: left by an earlier run, and not listed in " + TABLE
-    names = [path.relative_to(out).as_posix() for path in found]
-    return [Problem("", "", name, "note", text) for name in names if name not in known]

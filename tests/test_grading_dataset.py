@@ -338,7 +338,7 @@ def test_a_broken_run_goes_on_where_it_stopped(copy, tmp_path, monkeypatch):
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr("deepknee.grading_set.run_tasks", broken)
+    monkeypatch.setattr("kneel.imaging.finished.run_tasks", broken)
     with pytest.raises(KeyboardInterrupt):
         copy.prepare(out)
     assert not (out / "knees.csv").exists()

@@ -215,11 +215,11 @@ def test_tables_of_an_earlier_run_do_not_outlive_its_pictures(copy, download, tm
     tables = [tmp_path / "out" / name for name in ("bf_landmarks_1_0.3.csv", "knees.csv", "problems.csv")]
     assert all(path.is_file() for path in tables)
 
-    def broken(out, tasks, jobs):
+    def broken(work, tasks, jobs):
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr("kneel.prepare._run", broken)
+    monkeypatch.setattr("kneel.imaging.finished.run_tasks", broken)
     task = FilmTask("s", root / "none", tuple(download.knees[:1]))
     with pytest.raises(KeyboardInterrupt):
         prepare_films(tmp_path / "out", [task], [])
