@@ -118,8 +118,10 @@ class Stage:
                 shape = MeanShape(np.array(meta["shape"]["points"]), meta["shape"]["residual"])
         if len(set(rois)) != 1:
             raise ValueError(f"{', '.join(map(str, paths))}: networks of one ensemble see different ROIs: {rois}")
-        # fitted to the answers of the whole ensemble: a part of it, or another one, is not what it speaks of
-        fitted = looks[0] if looks[0] and all(look == looks[0] for look in looks) else None
+        # fitted to the answers of the whole ensemble: a part of it, or another one, is not what it speaks of. Where no
+        # number stands it was one network, the first that shipped.
+        first, *others = looks
+        whole = all(look == first for look in others) and (first or {}).get("networks", 1) == len(nets)
         return cls(
             nets,
             spacing_mm=rois[0][0],
@@ -127,7 +129,7 @@ class Stage:
             device=device,
             typical_spread_mm=float(np.mean(spreads)),
             shape=shape,
-            look=LookModel.parse(fitted) if fitted else SHARPER,
+            look=LookModel.parse(first) if first and whole else SHARPER,
         )
 
     def frame(self, center: NDArray[np.float64], spacing_mm: Spacing, side: Side) -> RoiFrame:

@@ -65,7 +65,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return 1
     subjects, right, wrong = ([getattr(knee, name) for knee in knees] for name in ("subject", "right", "wrong"))
     report(cross_fitted(right, wrong, subjects), len(set(subjects)))
-    stored = fit_looks(right, wrong).dump() | {"knees": len(knees)}
+    stored = fit_looks(right, wrong).dump() | {"knees": len(knees), "networks": len(weights.paths("hc"))}
     if given.dry_run:
         print("nothing stored (--dry_run)")
         return 0

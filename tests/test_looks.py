@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from kneel.engine.snapshot import load_snapshot
+from kneel.engine.snapshot import load_snapshot, update_snapshot
 from kneel.look_fit import cross_fitted, fit_looks
 from kneel.looks import CLEAR, FEATURES, SHARPER, LookModel, features
 from kneel.shape import align
+from kneel.stage import Stage
 
 ROOT = Path(__file__).resolve().parents[1]
 KNEE = np.random.default_rng(3).uniform(-40, 40, (16, 2))
@@ -138,6 +140,20 @@ def test_the_script_stores_the_fit_beside_the_weights(script, tmp_path, monkeypa
     kept = [number for number in range(120) if number != 7]
     # in the order of the files' names
     np.testing.assert_allclose(LookModel.parse(stored["look"]).weights, fit_looks(right[kept], wrong[kept]).weights)
-    assert stored["look"]["knees"] == 119
+    assert (stored["look"]["knees"], stored["look"]["networks"]) == (119, 1)
     assert {name: tensor.tolist() for name, tensor in after.items()} == {n: t.tolist() for n, t in before.items()}
     assert script.main([*words, "--limit", "50"]) == 1
+
+
+@pytest.mark.parametrize(("number", "of"), [(None, 1), (1, 1), (2, 2)])
+def test_a_fit_speaks_of_just_the_networks_that_it_was_fitted_to(number, of, tmp_path):
+    """Twice the network that ships, as two folds: what is fitted to both is not used for one, nor the reverse."""
+    fitted = LookModel(np.linspace(-1, 1, FEATURES))
+    paths = [tmp_path / f"{fold}.safetensors" for fold in range(2)]
+    for path in paths:
+        shutil.copy(ROOT / "pretrained" / "kneel" / "hc" / "best.safetensors", path)
+        update_snapshot(path, {"look": fitted.dump() | ({} if number is None else {"networks": number})})
+    for count in (1, 2):
+        stage = Stage.from_snapshots(paths[:count], "hc", device=torch.device("cpu"), plain=True)
+        expected = fitted if count == of else SHARPER
+        np.testing.assert_array_equal(stage.look.weights, expected.weights)
