@@ -3,8 +3,8 @@
 
 Needs crops or films of single knees whose side is known, from the header or by file name (9001695L.png), and which the
 landmark networks were not trained on; points are not needed. Every knee is read as if its side were unknown, then seen
-both ways round (kneel/looks.py). What is printed is cross-fitted over subjects (the file name without side). Weights
-stay byte for byte; each file is written beside its place, then renamed.
+both ways round (kneel/looks.py). What is printed is cross-fitted over subjects (PatientID, else the file name without
+side); 10 are needed at least. Weights stay byte for byte; each file is written beside its place, then renamed.
 
 Research use only. Not a medical device.
 """
@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pydicom
 from numpy.typing import NDArray
+from pydicom.errors import InvalidDicomError
 from tqdm import tqdm
 
 from deepknee.weights import WeightsError, find_weights
@@ -31,6 +33,7 @@ from kneel.look_fit import cross_fitted, fit_looks
 from kneel.looks import CLEAR
 
 LEAST = 100  # knees; there are 49 weights to fit
+LEAST_SUBJECTS = 10  # parts that `cross_fitted` deals them to
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ def main(words: Sequence[str] | None = None) -> int:
         weights = find_weights(given.weights, ("lc", "hc"))
         localizer = KneeLocalizer.from_snapshots(weights.paths("lc"), weights.paths("hc"), device=given.device)
         files = choose(given.images, given.leave_out, given.limit)
+        check_subjects(map(subject_of, files))
     except (WeightsError, SnapshotError, OSError, ValueError) as error:
         print(f"fit_looks: {error}", file=sys.stderr)
         return 1
@@ -62,6 +66,11 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"fit_looks: left out: {path}: {why}", file=sys.stderr)
     if len(knees) < LEAST:
         print(f"fit_looks: {len(knees)} knees seen both ways round: at least {LEAST} are needed", file=sys.stderr)
+        return 1
+    try:
+        check_subjects(knee.subject for knee in knees)
+    except ValueError as error:
+        print(f"fit_looks: {error}", file=sys.stderr)
         return 1
     subjects, right, wrong = ([getattr(knee, name) for knee in knees] for name in ("subject", "right", "wrong"))
     report(cross_fitted(right, wrong, subjects), len(set(subjects)))
@@ -100,6 +109,25 @@ def choose(folder: Path, leave_out: Path | None, limit: int | None) -> list[Path
     return files
 
 
+def subject_of(path: Path) -> str:
+    """Say whose film it is: PatientID, else the file name without side. Films of a download are all named alike."""
+    try:
+        patient = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"]).get("PatientID")
+    except (InvalidDicomError, ValueError, OSError):
+        patient = None
+    return str(patient or path.stem.rstrip("LR")).strip()
+
+
+def check_subjects(subjects: Iterable[str]) -> None:
+    """Refuse fewer subjects than figures can be cross-fitted over."""
+    different = sorted(set(subjects))
+    if len(different) < LEAST_SUBJECTS:
+        raise ValueError(
+            f"knees of {len(different)} subjects ({', '.join(different)}): at least {LEAST_SUBJECTS} are needed, told "
+            "by PatientID or by file name"
+        )
+
+
 def look(path: Path, localizer: KneeLocalizer) -> Seen:
     """See one knee both ways round; its side is what the header or the file name says."""
     film = read_radiograph(path)
@@ -114,7 +142,7 @@ def look(path: Path, localizer: KneeLocalizer) -> Seen:
     if len(pair) != 2:
         raise RadiographError("only one look is believed, which says the side by itself")
     right, wrong = sorted(pair, key=lambda knee: knee.side != film.laterality)
-    return Seen(path.stem.rstrip("LR"), localizer.look_features(right), localizer.look_features(wrong))
+    return Seen(subject_of(path), localizer.look_features(right), localizer.look_features(wrong))
 
 
 def report(chances: NDArray[np.float64], subjects: int) -> None:

@@ -4,6 +4,7 @@ import importlib
 import shutil
 from pathlib import Path
 
+import dicom_files as files
 import numpy as np
 import pytest
 import torch
@@ -157,3 +158,24 @@ def test_a_fit_speaks_of_just_the_networks_that_it_was_fitted_to(number, of, tmp
         stage = Stage.from_snapshots(paths[:count], "hc", device=torch.device("cpu"), plain=True)
         expected = fitted if count == of else SHARPER
         np.testing.assert_array_equal(stage.look.weights, expected.weights)
+
+
+def test_subjects_are_told_by_their_header_where_all_films_have_one_name(script, tmp_path, monkeypatch, capsys):
+    """The layout of the OAI: every film is called 001."""
+    for number in range(9):
+        patient = f"9{number:06}"
+        path = tmp_path / "images" / str(number) / "001"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(files.dicom(files.film(), PatientID=patient))
+        assert script.subject_of(path) == patient
+    (tmp_path / "images" / "77R.png").write_bytes(b"")
+    (tmp_path / "images" / "77L.png").write_bytes(b"")
+    assert script.subject_of(tmp_path / "images" / "77R.png") == "77"
+    monkeypatch.setattr(script, "look", lambda path, localizer: script.Seen(script.subject_of(path), *looks(1, 0)))
+    words = ["--images", str(tmp_path / "images"), "--dry_run"]
+    assert script.main(words) == 1
+    assert "11 knees seen both ways round: at least 100" in capsys.readouterr().err  # ten subjects
+    (tmp_path / "images" / "0" / "001").unlink()
+    monkeypatch.setattr(script, "look", None)  # not reached
+    assert script.main(words) == 1
+    assert "knees of 9 subjects (77, 9000001," in capsys.readouterr().err
