@@ -1,8 +1,8 @@
 """Which knees are asked for, which of them can be cut, and why the others cannot.
 
 Every knee that is asked for is in exactly one place: a `RoiTask`, or a missing `Problem` of its own. With lists, asked
-for are both knees of every line; without, both knees of every subject and visit that the download or, for the visits
-of the download, the readings know.
+for are both knees of every film, and every box that is given again; without, both knees of every subject and visit that
+the download or, for the visits of the download, the readings know.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class _Planner:
 
 
 def plan_listed(download: Download, listed: Sequence[ListedFilm], readings: Readings) -> Plan:
-    """Ask for both knees of every line of the authors' lists.
+    """Ask for both knees of every film of the authors' lists; a film may be on several lines, such as one a knee.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def plan_listed(download: Download, listed: Sequence[ListedFilm], readings: Read
     Returns
     -------
     Plan
-        Two knees a line, in the order of the lines.
+        Two knees a film, in the order of the lines, and a missing problem for every box that an earlier line gave too.
 
     Raises
     ------
@@ -154,7 +154,12 @@ def plan_listed(download: Download, listed: Sequence[ListedFilm], readings: Read
     found = [download.films[line.name] for line in listed if line.name in download.films]
     _check_subjects(found, readings)
     planner = _Planner(readings)
-    for line in listed:
+    films, again = _by_film(listed)
+    for line, sides in again:
+        known = download.films.get(line.name)
+        subject = known.subject_id if known else _subject(line.name)
+        planner.refuse(subject, sides, line.name, f"duplicate: {line.where} gives a box that a line before it gave")
+    for line in films:
         film = download.films.get(line.name)
         if film is None:
             why = f"film missing: {line.where} names it, {download.where} does not know it"
@@ -223,6 +228,21 @@ def _check_subjects(films: Sequence[DownloadedFilm], readings: Readings) -> None
     for film in films:
         if not re.fullmatch(r"[\w-][\w.-]*", film.subject_id, re.ASCII):
             raise ReadingsError(f"{film.name}: subject is {film.subject_id!r}, must be letters, digits, _ . and -")
+
+
+def _by_film(listed: Sequence[ListedFilm]) -> tuple[list[ListedFilm], list[tuple[ListedFilm, list[Side]]]]:
+    """Put the lines of a film together; say which boxes of which lines were there already."""
+    films: dict[str, ListedFilm] = {}
+    again: list[tuple[ListedFilm, list[Side]]] = []
+    for line in listed:
+        first = films.setdefault(line.name, line)
+        if first is line:
+            continue
+        again.append((line, [side for side in line.boxes if side in first.boxes]))
+        poor = (first.poor & first.boxes.keys()) | (line.poor - first.boxes.keys())
+        where = f"{first.where} and {line.where}"
+        films[line.name] = ListedFilm(line.name, line.boxes | first.boxes, poor, where)
+    return list(films.values()), again
 
 
 def _subject(name: str) -> str:

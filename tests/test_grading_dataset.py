@@ -188,6 +188,26 @@ def test_everything_that_is_missing_is_listed_by_subject_and_side(copy, tmp_path
         assert [Problem(**row) for row in csv.DictReader(stream)] == list(done.problems)
 
 
+def test_a_film_may_be_on_several_lines(copy, tmp_path):
+    """The left box, then the right one, then both once more: both knees as from one line, and two boxes too many."""
+    whole = copy.prepare(tmp_path / "whole")
+    name, *numbers = copy.line(0).split()
+    none = ["-1"] * 4
+    copy.change_line(0, " ".join([name, *numbers[:4], *none]))
+    lines = [" ".join([name, *none, *numbers[4:]]), " ".join([name, *numbers])]
+    copy.boxes.write_text(copy.boxes.read_text() + lines[0] + "\n")
+    done = copy.prepare(tmp_path / "out")
+    assert done.problems == ()
+    assert sorted(row.file for row in done.rows) == sorted(row.file for row in whole.rows)
+    for row in whole.rows:
+        assert (tmp_path / "out" / row.file).read_bytes() == (tmp_path / "whole" / row.file).read_bytes()
+    copy.boxes.write_text(copy.boxes.read_text() + lines[1] + "\n")
+    done = copy.prepare(tmp_path / "out")
+    assert done.asked == 10
+    assert reasons(done) == missing(copy.films[0].subject_id, "duplicate")
+    assert "line 6 gives a box that a line before it gave" in done.missing[0].problem
+
+
 def test_knees_without_a_grade_are_listed_with_what_stood_there(copy, tmp_path):
     copy.readings.write_text("MOSTID,V0XLKL,V0XRKL,V2XRKL,V2XLKL\nM9000,8,1.9,,\nM9001,X,2,9,\n")
     done = copy.prepare(tmp_path / "out")
