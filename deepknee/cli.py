@@ -59,7 +59,7 @@ outputs, all in DIR
 again
   Films that are done are skipped. Read again are: films that failed; files that changed (size or time); all films
   when the weights, the release, --spacing or --attention are others; everything with --overwrite. Films of earlier
-  runs stay in the tables; if they were read with other weights and are not named now, the command refuses.
+  runs stay in the tables; if one of these was another then and they are not named now, the command refuses.
 
 weights
   --weights DIR is searched for snapshots (*.safetensors) all the way down; all folds of one experiment work together

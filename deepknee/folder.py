@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from deepknee.draw import attention_picture, encode_jpeg, encode_png, landmark_picture
-from deepknee.films import MARKER, Film
+from deepknee.films import MARKER, OWN_FOLDERS, Film
 from deepknee.html import render
 from deepknee.pipeline import KneeReading, Reading
 from deepknee.report import FAILURE_COLUMNS, FORMAT, NOTICE, RESULT_COLUMNS, knee_record, result_row, to_csv, to_json
@@ -75,10 +75,15 @@ class OutputFolder:
         Raises
         ------
         FolderError
-            `root` is a file.
+            `root` is a file, or holds files of somebody else where outputs go.
         """
         if root.exists() and not root.is_dir():
             raise FolderError(f"{root}: is a file; must be a folder for the outputs")
+        for name in OWN_FOLDERS if not (root / MARKER).exists() else ():
+            if (root / name).is_dir() and any((root / name).iterdir()):
+                # among our outputs they would be overlooked from the second run on
+                what = f"holds files, and no {MARKER} beside it says that they are outputs"
+                raise FolderError(f"{root / name}: {what}; choose another --out")
         code = code_version()
         # the paper's maps have no name of their own, so that folders of earlier releases stay valid
         name = f"{weights.id}-{code['package']}" + ("" if attention == "gradcam" else f"-{attention}")
@@ -106,13 +111,14 @@ class OutputFolder:
         Raises
         ------
         FolderError
-            The folder holds films of other weights that are not among `films`, or something that is no record.
+            The folder holds films of other weights or given spacing that are not among `films`, or something that is
+            no record.
         """
         records = self.read_records()
         asked = {film.key for film in films}
         strange = [record["file"] for key, record in records.items() if key not in asked and not self._ours(record)]
         if strange:
-            number = f"{len(strange)} films read with other weights, another release or another --attention"
+            number = f"{len(strange)} films read with other weights, another release, --attention or --spacing"
             what = f"{self.root}: holds {number}, as {strange[0]}"
             raise FolderError(f"{what}; choose another --out, or name those films too")
         return [film for film in films if overwrite or not self._done(film, records.get(film.key))]
@@ -227,8 +233,15 @@ class OutputFolder:
         pages = render(knees, failures, others, self.made_by, self._small, _link)
         write_atomic(self.root / "report.html", b"".join(pages))
 
+    @property
+    def _given(self) -> list[float] | None:
+        """The given spacing as records have it."""
+        return None if self.spacing_mm is None else list(self.spacing_mm)
+
     def _ours(self, record: Record) -> bool:
-        return record["status"] != "read" or record["made_by"] == self.made_by["id"]
+        if record["status"] != "read":
+            return True
+        return record["made_by"] == self.made_by["id"] and record["spacing_mm"] == self._given
 
     def _complete(self, record: Record) -> bool:
         return all(path.is_file() for name in record["knees"] for path in self._outputs(name))
@@ -236,9 +249,7 @@ class OutputFolder:
     def _done(self, film: Film, record: Record | None) -> bool:
         if record is None or record["status"] != "read" or not self._ours(record) or not self._complete(record):
             return False
-        given = None if self.spacing_mm is None else list(self.spacing_mm)
-        same_file = os.path.exists(film.path) and (record["size"], record["time_ns"]) == stamp(film.path)
-        return same_file and record["spacing_mm"] == given
+        return os.path.exists(film.path) and (record["size"], record["time_ns"]) == stamp(film.path)
 
     def _remove(self, key: str, record: Record | None) -> None:
         """Remove a film's outputs, the record first: without it the rest is nothing."""
@@ -249,9 +260,8 @@ class OutputFolder:
                     path.unlink(missing_ok=True)
 
     def _write(self, film: Film, status: str, **more: Any) -> None:
-        given = None if self.spacing_mm is None else list(self.spacing_mm)
         record = {"format": FORMAT, "file": film.file, "status": status, "made_by": self.made_by["id"]}
-        write_atomic(self.records / f"{film.key}.json", to_json({**record, "spacing_mm": given, **more}))
+        write_atomic(self.records / f"{film.key}.json", to_json({**record, "spacing_mm": self._given, **more}))
 
     def _outputs(self, name: str) -> list[Path]:
         return [self.root / output.format(name) for output in OUTPUTS]

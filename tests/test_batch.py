@@ -120,6 +120,33 @@ def test_another_spacing_is_read_again(films, tmp_path):
     assert run(films, spacing=(0.4, 0.5)).earlier == 2
 
 
+def test_another_spacing_mixes_with_nothing(films, tmp_path):
+    """Films that are not named now would stay in the tables with millimetres of another size."""
+    run(films, spacing=(0.4, 0.5))
+    write(tmp_path / "more" / "6.dcm", "R")
+    before = contents(tmp_path / "out")
+    for spacing in (None, (0.4, 0.4)):
+        with pytest.raises(FolderError, match=r"holds 2 films read with .* or --spacing, as .*choose another --out"):
+            run(tmp_path / "more", spacing=spacing)
+    assert contents(tmp_path / "out") == before
+    assert run(tmp_path / "more", spacing=(0.4, 0.5)).read == 1
+    assert len(knees(tmp_path / "out")) == 4
+
+
+@pytest.mark.parametrize("name", ["knees", "records"])
+def test_films_of_somebody_else_where_outputs_go_are_refused(tmp_path, name):
+    """Else they would be read once, and be overlooked as outputs from then on."""
+    write(tmp_path / "films" / name / "1.dcm", "R")
+    write(tmp_path / "films" / "2.dcm", "L")
+    before = contents(tmp_path / "films")
+    with pytest.raises(FolderError, match=rf"{name}: holds files, and no deepknee\.json.*choose another --out"):
+        run(tmp_path / "films", out=tmp_path / "films")
+    assert contents(tmp_path / "films") == before
+    (tmp_path / "films" / name / "1.dcm").unlink()
+    assert run(tmp_path / "films", out=tmp_path / "films").read == 1
+    assert run(tmp_path / "films", out=tmp_path / "films").earlier == 1
+
+
 def test_deleted_outputs_are_made_again(films, tmp_path):
     run(films)
     next((tmp_path / "out" / "knees").glob("1-*_R_attention.png")).unlink()
