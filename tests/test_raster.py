@@ -130,7 +130,7 @@ class TestPages:
     @pytest.mark.parametrize("kind", ["TIFF", "PNG"])
     def test_are_refused_unless_one_is_chosen(self, kind):
         data = self.pages(kind)
-        with pytest.raises(RadiographError, match="several pages; valid: one film, or frame="):
+        with pytest.raises(RadiographError, match="several pages; valid: one film a file: save the page by itself"):
             read_radiograph(data)
         for page in range(3):
             assert np.array_equal(read_radiograph(data, frame=page).pixels, files.film(bits=8, seed=page))
@@ -150,7 +150,7 @@ class TestPages:
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
 def test_size_is_checked_before_decoding(kind):
     data = files.image_file(files.film(rows=1000, columns=1100, bits=8), kind)
-    with pytest.raises(RadiographError, match=r"1000 x 1100 pixels; valid: at most 1 megapixels \(max_megapixels\)"):
+    with pytest.raises(RadiographError, match=r"1000 x 1100 pixels; valid: at most 1 megapixels: shrink it"):
         read_radiograph(data, max_megapixels=1)
 
 

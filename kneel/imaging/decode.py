@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydicom import encaps, uid
 from pydicom.pixels import get_decoder
 
-from kneel.imaging.header import Header, library_errors, name_tag, tag_error
+from kneel.imaging.header import SMALLER, Header, library_errors, name_tag, tag_error
 from kneel.imaging.jpeg import Codestream, decode_by_gdcm, read_codestream
 from kneel.imaging.parse import PixelElement
 from kneel.imaging.radiograph import RadiographError
@@ -107,7 +107,7 @@ def read_format(header: Header, *, max_megapixels: float) -> PixelFormat:
     if rows * columns > max_megapixels * 1e6:
         raise RadiographError(
             f"{name_tag('Rows')} x {name_tag('Columns')} is {rows} x {columns}; "
-            f"valid: at most {max_megapixels:g} megapixels (max_megapixels)"
+            f"valid: at most {max_megapixels:g} megapixels: {SMALLER}"
         )
     samples = checked("SamplesPerPixel", (1, 3))
     photometric = (header.text("PhotometricInterpretation") or "").upper()
@@ -140,7 +140,8 @@ def choose_frame(frame: int | None, frames: int) -> int:
         If there are several and none was chosen, or the chosen one is not there.
     """
     if frame is None and frames > 1:
-        raise RadiographError(f"the image has {frames} frames; valid: one film, or frame=0..{frames - 1} to choose one")
+        choice = f"one film a file: save the frame by itself, or read it in Python with frame=0..{frames - 1}"
+        raise RadiographError(f"the image has {frames} frames; valid: {choice}")
     if frame is not None and not 0 <= frame < frames:
         raise RadiographError(f"frame={frame} is not there; valid: 0..{frames - 1}")
     return frame or 0

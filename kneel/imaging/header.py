@@ -13,6 +13,7 @@ from pydicom.sequence import Sequence
 
 from kneel.imaging.radiograph import RadiographError
 
+SMALLER = "shrink it, or read it in Python with a larger max_megapixels"
 _MAX_VALUE_BYTES = 2**18
 """Longest value that is looked at: a table of 65536 words with room to spare."""
 

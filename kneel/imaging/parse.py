@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 
-from kneel.imaging.header import Header, library_errors, name_tag, tag_error
+from kneel.imaging.header import SMALLER, Header, library_errors, name_tag, tag_error
 from kneel.imaging.radiograph import RadiographError
 
 _PIXEL_TAGS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
@@ -172,9 +172,7 @@ def _inflate(deflated: memoryview, max_bytes: int) -> bytes:
     with library_errors("inflating the deflated dataset"):
         content = engine.decompress(deflated, max_bytes)
     if engine.unconsumed_tail:
-        raise RadiographError(
-            f"the deflated dataset inflates to more than {max_bytes} bytes; raise max_megapixels to read it"
-        )
+        raise RadiographError(f"the deflated dataset inflates to more than {max_bytes} bytes: {SMALLER}")
     if not engine.eof:
         raise RadiographError("truncated: the deflated dataset stops before its end")
     return content

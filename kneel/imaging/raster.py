@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from kneel.imaging.header import library_errors
+from kneel.imaging.header import SMALLER, library_errors
 from kneel.imaging.radiograph import RadiographError
 from kneel.imaging.values import squeeze_to_uint16
 
@@ -52,7 +52,7 @@ def read_raster(
     columns, rows = image.size
     if rows * columns > max_megapixels * 1e6:
         raise RadiographError(
-            f"the image has {rows} x {columns} pixels; valid: at most {max_megapixels:g} megapixels (max_megapixels)"
+            f"the image has {rows} x {columns} pixels; valid: at most {max_megapixels:g} megapixels: {SMALLER}"
         )
     if rows * columns == 0:
         raise RadiographError(f"the image has {rows} x {columns} pixels; valid: at least 1 x 1")
@@ -72,7 +72,8 @@ def _choose_page(image: Image.Image, kind: str, frame: int | None) -> None:
             several = False
         image.seek(0)
     if several and frame is None:
-        raise RadiographError("the file has several pages; valid: one film, or frame= to choose one")
+        choice = "one film a file: save the page by itself, or read it in Python with frame="
+        raise RadiographError(f"the file has several pages; valid: {choice}")
     if frame is not None and (frame < 0 or (frame > 0 and not several)):
         raise RadiographError(f"frame={frame} is not there; valid: 0")
     if frame:
