@@ -94,9 +94,10 @@ def out_of_fold(
     parts, everybody = [], pd.DataFrame()
     for task, net in _networks(experiment, data_root, fold_snapshots(experiment, workdir, name), name):
         train, held = task.samples
+        everybody = _knees(held if experiment.data.val is not None else [*train, *held], "", 0.0)
+        _check_doubled(everybody)  # before anything is computed
         points = locate(net, held, experiment.roi.size)
         parts.append(gather(name, held, str(task.fold), experiment.roi.spacing_mm, points))
-        everybody = _knees(held if experiment.data.val is not None else [*train, *held], "", 0.0)
         save_pictures(held, pictures, experiment.roi.spacing_mm)
     predictions = Predictions.joined(parts)
     _check_once(predictions.knees, everybody)
@@ -134,12 +135,12 @@ def on_test_set(
     roi = experiment.roi
     samples = load_samples(data_root, test, "train", experiment.task, spacing_mm=roi.spacing_mm, margin=roi.margin)
     answers = []
+    _check_doubled(_knees(samples, MEAN_OF_FOLDS, roi.spacing_mm))
     for task, net in _networks(experiment, data_root, fold_snapshots(experiment, workdir, name), name):
         used = [sample.subject_id for part in task.samples for sample in part]
         check_leakage(used, [sample.subject_id for sample in samples])
         answers.append(locate(net, samples, roi.size))
     predictions = gather(name, samples, MEAN_OF_FOLDS, roi.spacing_mm, np.mean(answers, axis=0))
-    _check_once(predictions.knees, predictions.knees)
     save_pictures(samples, pictures, roi.spacing_mm)
     return predictions
 
@@ -248,11 +249,16 @@ def _knees(samples: Sequence[LandmarkSample], fold: str, spacing_mm: float) -> p
     return pd.DataFrame(rows, columns=["fold", "subject_id", "side", "kl", "mm_per_px"])
 
 
-def _check_once(knees: pd.DataFrame, everybody: pd.DataFrame) -> None:
-    """See that every knee was predicted once."""
+def _check_doubled(knees: pd.DataFrame) -> None:
+    """Refuse a knee that is there in several pictures, such as a crop and a collage of it."""
     twice = doubled(knees)
     if twice:
         raise PredictionError(f"{len(twice)} knees would be predicted more than once: {', '.join(twice[:10])}")
+
+
+def _check_once(knees: pd.DataFrame, everybody: pd.DataFrame) -> None:
+    """See that every knee was predicted once."""
+    _check_doubled(knees)
     keys = (set(zip(table.subject_id, table.side, strict=True)) for table in (everybody, knees))
     never = sorted(" ".join(knee) for knee in set.difference(*keys))
     if never:

@@ -107,6 +107,16 @@ def test_an_experiment_with_a_validation_set_is_predicted_on_it(runs):
     assert set(found.knees.fold) == {"0"}
 
 
+def test_a_knee_in_several_pictures_is_refused_before_anything_is_computed(runs, monkeypatch):
+    root, _ = runs
+    part = {"data": {"source": "phantom", "train": "all", "val": "val"}}
+    several = experiment(data={"source": "several", "parts": [part, part]})
+    train_landmarks(several, root, root / "w", name="several")
+    monkeypatch.setattr("kneel.oof.locate", None)
+    with pytest.raises(PredictionError, match="4 knees would be predicted more than once"):
+        out_of_fold(several, root, root / "w", name="several")
+
+
 def test_a_network_that_may_know_the_knees_is_refused(runs, tmp_path):
     root, _ = runs
     workdir, path = copied(runs, tmp_path)
