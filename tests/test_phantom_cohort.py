@@ -1,5 +1,8 @@
 import csv
 import hashlib
+import importlib
+import sys
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -169,3 +172,20 @@ def test_impossible_cohorts_are_refused(tmp_path, arguments, match):
     with pytest.raises(ValueError, match=match):
         write_cohort(tmp_path, **({"seed": 0} | arguments))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["--n", "0"], "n is 0"), (["--n", "1", "--spacing", "-1"], "spacing"), (["--n", "1"], "films of another cohort")],
+)
+def test_the_command_says_in_one_line_what_is_impossible(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1] / "scripts" / "data_stuff")
+    script = importlib.import_module("make_phantom_cohort")
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "somebody.dcm").touch()
+    monkeypatch.setattr(sys, "argv", ["make_phantom_cohort.py", "--out", str(tmp_path), *words])
+    assert script.main() == 2
+    said = capsys.readouterr().err
+    assert said.startswith("make_phantom_cohort: ")
+    assert message in said
+    assert said.count("\n") == 1
