@@ -47,7 +47,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cohort", type=Path, required=True, metavar="DIR", help="films with annotations.csv")
     parser.add_argument(
-        "--weights", type=Path, metavar="DIR", help="snapshots (default: as `deepknee read` finds them)"
+        "--weights",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="folder of snapshots, may be given several times (default: as `deepknee read` finds them)",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the tables and figures go")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: %(default)s")
