@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from kneel.imaging.bonefinder import POINTS, landmarks_on_film, read_pts, write_pts
+from kneel.imaging.bonefinder import POINTS, landmarks_on_film, read_pts
 from kneel.imaging.geometry import mirror_points
 from kneel.imaging.schema import AnnotationError, read_annotations
 from kneel.imaging.via import ViaKnee, ViaKnees, knees_of, read_via, via_entry
@@ -49,6 +49,12 @@ def as_csv(entry):
         lines.append([*film, number, shape, attributes])
     lines[1:] = lines[:0:-1]  # their order is that of region_id, not of the rows
     return lines
+
+
+def write_pts(path, points):
+    """BoneFinder's text file of points, shape (N, 2)."""
+    lines = "".join(f"{x:.6f} {y:.6f}\n" for x, y in points)
+    path.write_text(f"version: 1\nn_points: {len(points)}\n{{\n{lines}}}\n", encoding="ascii")
 
 
 def write(path, entry, form="json"):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from kneel.imaging.geometry import Side, Spacing, millimetres_per_pixel, mirror_points
 from kneel.imaging.schema import LANDMARKS, AnnotationError
@@ -60,23 +60,6 @@ def read_pts(path: str | os.PathLike[str]) -> NDArray[np.float64]:
         if not good:
             raise AnnotationError(f"{path}: point {number} is {' '.join(line)!r}, must be two numbers")
     return np.array(lines, float).reshape(-1, 2)
-
-
-def write_pts(path: str | os.PathLike[str], points: ArrayLike) -> None:
-    """Write a file of points; beside first, then renamed.
-
-    Parameters
-    ----------
-    path : path_like
-        The file.
-    points : array_like, shape (N, 2)
-        (x, y).
-    """
-    path, rows = Path(path), np.asarray(points, float)
-    lines = "".join(f"{x:.6f} {y:.6f}\n" for x, y in rows)
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(f"version: 1\nn_points: {len(rows)}\n{{\n{lines}}}\n", encoding="ascii")
-    os.replace(beside, path)
 
 
 def landmarks_on_film(
