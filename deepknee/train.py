@@ -30,10 +30,9 @@ from kneel.bootstrap import EPOCH_RESAMPLES, SubjectBootstrap, ends
 from kneel.engine.board import Board
 from kneel.engine.config import ConfigError, Settings, TrainingConfig
 from kneel.engine.fit import FitResult, fit
-from kneel.engine.folds import LeakageError, split_digest, subject_marks
+from kneel.engine.folds import split_digest, subject_marks
 from kneel.engine.precision import at_least_float32
-from kneel.engine.record import finished_best
-from kneel.engine.snapshot import load_snapshot
+from kneel.engine.transfer import start_of, weights_of_split
 
 
 class Sampling(Settings):
@@ -274,9 +273,7 @@ def transfer_weights(net: GradingNet, path: Path, split: Mapping[str, str]) -> s
     ConfigError
         The weights do not fit.
     """
-    weights, meta = load_snapshot(path)
-    if meta.get("split") != split:
-        raise LeakageError(f"{path}: trained on another split of subjects; needs the same data, folds and seed")
+    weights, meta = weights_of_split(path, split)
     try:
         net.load_state_dict(weights)
     except RuntimeError as error:
@@ -350,12 +347,7 @@ def train_grader(
     FileNotFoundError, RunUnfinished
         The experiment that this one starts from was not trained yet, or not to its end.
     """
-    transfer = None
-    if experiment.transfer is not None:
-        try:
-            transfer = finished_best(workdir / experiment.transfer / f"fold_{fold}")
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{error}; train {experiment.transfer} first, {name} starts from it") from None
+    transfer = start_of(name, experiment.transfer, workdir, fold)
     task = GradingTask(experiment, data_root, name=name, fold=fold, transfer=transfer)
     return fit(
         task,

@@ -20,10 +20,9 @@ from kneel.dataset import AugmentedDataset, LandmarkDataset, LandmarkSample
 from kneel.engine.board import Board
 from kneel.engine.config import ConfigError
 from kneel.engine.fit import FitResult, fit
-from kneel.engine.folds import LeakageError, check_leakage, grouped_folds, split_digest
+from kneel.engine.folds import check_leakage, grouped_folds, split_digest
 from kneel.engine.parallel import batch_mean, whole_batch
-from kneel.engine.record import finished_best
-from kneel.engine.snapshot import load_snapshot
+from kneel.engine.transfer import start_of, weights_of_split
 from kneel.experiment import LandmarkExperiment
 from kneel.losses import build_criterion, visible_mean
 from kneel.metrics import error_intervals, error_summary, radial_errors
@@ -114,11 +113,7 @@ class LandmarkTask:
         if isinstance(self.criterion, nn.Module):
             net.add_module(CRITERION, self.criterion)
         if self.transfer is not None:
-            weights, meta = load_snapshot(self.transfer)
-            if meta.get("split") != self.split:
-                raise LeakageError(
-                    f"{self.transfer}: trained on another split of subjects; needs the same data, folds and seed"
-                )
+            weights, _ = weights_of_split(self.transfer, self.split)
             body = {name: value for name, value in network_weights(weights).items() if ".out_block." not in name}
             own = net.state_dict()
             odd = [name for name in body if name not in own or own[name].shape != body[name].shape]
@@ -275,12 +270,7 @@ def train_landmarks(
     FileNotFoundError, RunUnfinished
         The experiment that this one starts from was not trained yet, or not to its end.
     """
-    transfer = None
-    if experiment.transfer is not None:
-        try:
-            transfer = finished_best(workdir / experiment.transfer / f"fold_{fold}")
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{error}; train {experiment.transfer} first, {name} starts from it") from None
+    transfer = start_of(name, experiment.transfer, workdir, fold)
     task = LandmarkTask(experiment, data_root, name=name, fold=fold, transfer=transfer)
     return fit(
         task,

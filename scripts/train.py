@@ -33,9 +33,10 @@ from kneel.engine.hold import RunBusy
 from kneel.engine.log import logged, note
 from kneel.engine.processes import first_to_fail, is_main_process, signed
 from kneel.engine.queue.state import HOPELESS
-from kneel.engine.record import ResumeError, RunExists, RunUnfinished
+from kneel.engine.record import ResumeError, RunExists
 from kneel.engine.snapshot import SnapshotError
 from kneel.engine.trainer import TrainingDiverged
+from kneel.engine.transfer import RunUnfinished
 from kneel.experiment import LandmarkExperiment
 from kneel.imaging.radiograph import RadiographError
 from kneel.imaging.schema import AnnotationError

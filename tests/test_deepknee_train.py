@@ -14,8 +14,8 @@ from deepknee.train import GradingExperiment, GradingTask, grey_statistics, trai
 from deepknee.views import Compartments
 from kneel.engine.config import ConfigError, load_config
 from kneel.engine.folds import LeakageError
-from kneel.engine.record import RunUnfinished
 from kneel.engine.snapshot import load_snapshot, update_snapshot
+from kneel.engine.transfer import RunUnfinished
 
 FOLDER = Path(__file__).resolve().parents[1]
 EXPERIMENT = """

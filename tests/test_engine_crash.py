@@ -22,8 +22,9 @@ from kneel.engine.atomic import DiskFull
 from kneel.engine.generations import Generations
 from kneel.engine.hold import RunBusy, hold
 from kneel.engine.queue.fence import LOCK_VARIABLE
-from kneel.engine.record import ResumeError, RunUnfinished, finished_best
+from kneel.engine.record import ResumeError
 from kneel.engine.snapshot import SnapshotError, load_snapshot, update_snapshot
+from kneel.engine.transfer import RunUnfinished, finished_best, start_of
 
 TESTS = Path(__file__).parent
 KILLS = 20
@@ -340,6 +341,18 @@ def test_a_run_that_is_not_complete_is_no_start_for_another(tmp_path):
         finished_best(tmp_path / "run")
     result = run(tmp_path, epochs=3, resume=True)
     assert finished_best(tmp_path / "run") == result.path_best
+
+
+def test_an_experiment_says_what_it_starts_from_and_what_to_train_first(tmp_path):
+    assert start_of("second", None, tmp_path, 1) is None
+    with pytest.raises(
+        FileNotFoundError, match=r"fold_1/best\.safetensors: .*; train first first, second starts from it"
+    ):
+        start_of("second", "first", tmp_path, 1)
+    result = run(tmp_path / "first", epochs=1)
+    assert result.path_best.parent == tmp_path / "first" / "run"
+    (tmp_path / "first" / "run").rename(tmp_path / "first" / "fold_1")
+    assert start_of("second", "first", tmp_path, 1) == tmp_path / "first" / "fold_1" / "best.safetensors"
 
 
 def test_a_resumed_run_still_computes_with_what_it_had(tmp_path):

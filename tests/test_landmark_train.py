@@ -11,8 +11,8 @@ from kneel.dataset import LandmarkSample
 from kneel.engine.config import ConfigError
 from kneel.engine.fit import fit
 from kneel.engine.folds import LeakageError
-from kneel.engine.record import RunUnfinished
 from kneel.engine.snapshot import load_snapshot, update_snapshot
+from kneel.engine.transfer import RunUnfinished
 from kneel.experiment import LandmarkExperiment
 from kneel.metrics import error_summary, radial_errors
 from kneel.network import build_network

@@ -29,10 +29,6 @@ class ResumeError(ValueError):
     """The stored run is not the one that is asked for; says what differs."""
 
 
-class RunUnfinished(ValueError):
-    """A run that something else needs is not complete; says where it is."""
-
-
 def run_folder(workdir: Path, name: str) -> Path:
     """
     Name the folder of a run.
@@ -78,35 +74,6 @@ def check_free(folder: Path, *, resume: bool, overwrite: bool) -> None:
         raise RunExists(f"{folder} holds a run already ({found}); resume it, overwrite it or rename this one")
     if resume and found and not files.begun():
         raise RunExists(f"{folder} holds {found} but no {files.last.name} to go on from; overwrite or move it")
-
-
-def finished_best(folder: Path) -> Path:
-    """
-    Name the best snapshot of a run that is complete, for another one to start from.
-
-    Parameters
-    ----------
-    folder
-        The run's folder. Where there is a best snapshot alone, copied from elsewhere, nothing tells that it is not.
-
-    Raises
-    ------
-    FileNotFoundError
-        When there is none.
-    RunUnfinished
-        When epochs are left to train.
-    SnapshotError
-        When the last snapshot and the one before it are damaged.
-    """
-    files = Generations(folder)
-    if files.begun():
-        meta = files.newest().meta
-        done, epochs = meta["epoch"], meta["training"]["epochs"]
-        if done < epochs:
-            raise RunUnfinished(f"{folder} is at epoch {done} of {epochs}: finish it first (--resume)")
-    if not files.best.is_file():
-        raise FileNotFoundError(f"{files.best}: no such file")
-    return files.best
 
 
 class Record:
