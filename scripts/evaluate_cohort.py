@@ -26,12 +26,12 @@ from tqdm import tqdm
 from deepknee.pipeline import DeviceError, Reader, ReadingError, load_reader
 from deepknee.weights import WeightsError
 from kneel.bootstrap import SubjectBootstrap, interval
+from kneel.find import find_joint_centers
 from kneel.imaging.cohort import CohortFilm, read_cohort
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.geometry import millimetres_per_pixel
 from kneel.imaging.radiograph import RadiographError, normalize_percentiles
 from kneel.imaging.schema import CENTER, LANDMARKS, AnnotationError, KneeAnnotation
-from kneel.localize import find_joint_centers
 from kneel.metrics import OUTLIER_MM, radial_errors
 from kneel.windows import Part, half_with
 

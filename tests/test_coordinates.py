@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from kneel.find import find_joint_centers, find_landmarks
 from kneel.hourglass import STRIDE
-from kneel.localize import find_joint_centers, find_landmarks
 from kneel.network import HourglassSettings, LandmarkNet
 from kneel.stage import Stage
 

@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from kneel.find import find_joint_centers, find_landmarks
 from kneel.imaging.radiograph import Radiograph, normalize_percentiles
 from kneel.imaging.schema import CENTER
-from kneel.localize import KneeLocalizer, find_joint_centers, find_landmarks
+from kneel.localize import KneeLocalizer
 from kneel.looks import SHARPER
 from kneel.nominal_scale import NOMINAL_HEIGHTS_MM
 from kneel.shape import MeanShape
