@@ -29,8 +29,8 @@ from torch.utils.data import DataLoader
 
 from deepknee.augment import TrainingPictures
 from deepknee.dataset import GradedKnees, PatchDataset
+from deepknee.experiment import GradingExperiment
 from deepknee.networks import build_net
-from deepknee.train import GradingExperiment
 from kneel.engine.config import load_config
 from kneel.engine.cpu import cpu_has_bf16, cpu_threads, keep_freed_memory, lay_out
 

@@ -4,107 +4,33 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.data import Dataset, WeightedRandomSampler
 
-from deepknee.augment import Augmentation, TrainingPictures
+from deepknee.augment import TrainingPictures
 from deepknee.dataset import GradedKnees, PatchDataset, load_split
-from deepknee.intensity import Contrast, Intensity
+from deepknee.experiment import GradingExperiment
+from deepknee.intensity import Intensity
 from deepknee.labels import soft_labels
 from deepknee.member import TASK, GraderSettings
 from deepknee.metrics import grading_metrics
 from deepknee.model import GRADES, GradingNet
-from deepknee.networks import ModelSettings, SiameseSettings, build_net
-from deepknee.patches import PatchGeometry
+from deepknee.networks import build_net
 from deepknee.resample import resampled_metrics
 from deepknee.sketch import sketch_attention
-from deepknee.sources import Source
 from deepknee.views import View, plain_pictures
 from kneel.bootstrap import EPOCH_RESAMPLES, SubjectBootstrap, ends
 from kneel.engine.board import Board
-from kneel.engine.config import ConfigError, Settings, TrainingConfig
+from kneel.engine.config import ConfigError
 from kneel.engine.fit import FitResult, fit
 from kneel.engine.folds import split_digest, subject_marks
 from kneel.engine.precision import at_least_float32
 from kneel.engine.transfer import start_of, weights_of_split
-
-
-class Sampling(Settings):
-    """Which knees make an epoch.
-
-    Attributes
-    ----------
-    balanced
-        Draw with replacement, rare grades more often; otherwise every knee once, in random order.
-    power
-        How much more often, where it is balanced: a knee's chance is the number of knees of its grade to the power of
-        minus this. 1 draws every grade as often.
-    samples
-        Number of draws of an epoch, where it is balanced; None draws as often as there are knees.
-    """
-
-    balanced: bool = True
-    power: float = Field(1.0, gt=0, le=1)
-    samples: int | None = Field(None, ge=1)
-
-    @model_validator(mode="after")
-    def _no_idle_options(self) -> Self:
-        for name, idle in (("samples", None), ("power", 1.0)):
-            if getattr(self, name) != idle and not self.balanced:
-                raise ValueError(f"{name} = {getattr(self, name)} acts only with balanced = true")
-        return self
-
-
-class GradingExperiment(Settings):
-    """A grading experiment: what its YAML file may say.
-
-    Attributes
-    ----------
-    task
-        Always ``kl``.
-    ensemble
-        Name under which trainings with the same data and geometry are read as one ensemble, such as three seeds or
-        networks of several kinds, each in a file of its own; None reads the folds of this file only.
-    data
-        Where the knees come from.
-    folds
-        Number of folds, where the data have no validation set.
-    contrast
-        What happens to grey levels; see `deepknee.intensity.Intensity`.
-    label_spread
-        Standard deviation in grades of soft labels (`deepknee.labels.soft_labels`); 0 trains on the grade alone.
-    transfer
-        Experiment of the same split and network whose best weights, of the same fold, training starts from.
-    geometry, model, augmentation, sampling, training
-        Each with its own attributes.
-    """
-
-    task: Literal["kl"]
-    ensemble: str | None = Field(None, min_length=1)
-    data: Source
-    folds: int = Field(5, ge=2)
-    contrast: Contrast = "film"
-    label_spread: float = Field(0.0, ge=0)
-    transfer: str | None = None
-    geometry: PatchGeometry = PatchGeometry()
-    model: ModelSettings = SiameseSettings()
-    augmentation: Augmentation = Augmentation()
-    sampling: Sampling = Sampling()
-    training: TrainingConfig
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        self.model.view(self.geometry)
-        if self.augmentation.jitter_px > self.geometry.margin:
-            jitter, margin = self.augmentation.jitter_px, self.geometry.margin
-            raise ValueError(f"augmentation.jitter_px = {jitter}: the rim around geometry.crop is {margin} pixels")
-        return self
 
 
 class GradingTask:

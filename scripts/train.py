@@ -23,7 +23,8 @@ from typing import Literal
 from board_options import add_board_options, choose_board
 from pydantic import BaseModel, ConfigDict
 
-from deepknee.train import GradingExperiment, train_grader
+from deepknee.experiment import GradingExperiment
+from deepknee.train import train_grader
 from kneel.authors import is_authors_file, load_landmark_experiment
 from kneel.engine.atomic import DiskFull
 from kneel.engine.config import ConfigError, load_config

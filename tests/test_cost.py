@@ -21,8 +21,9 @@ import numpy as np
 import pytest
 import torch
 
+from deepknee.experiment import GradingExperiment
 from deepknee.pipeline import load_reader
-from deepknee.train import GradingExperiment, GradingTask
+from deepknee.train import GradingTask
 from kneel.engine.config import load_config
 from kneel.experiment import LandmarkExperiment
 from kneel.imaging import normalize_percentiles, read_radiograph

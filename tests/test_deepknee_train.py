@@ -8,9 +8,10 @@ import torch
 
 from deepknee.dataset import GradedKnees
 from deepknee.ensemble import Grader
+from deepknee.experiment import GradingExperiment
 from deepknee.metrics import grading_metrics
 from deepknee.patches import PatchGeometry
-from deepknee.train import GradingExperiment, GradingTask, grey_statistics, train_grader
+from deepknee.train import GradingTask, grey_statistics, train_grader
 from deepknee.views import Compartments
 from kneel.engine.config import ConfigError, load_config
 from kneel.engine.folds import LeakageError

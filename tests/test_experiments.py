@@ -13,7 +13,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from deepknee.ensemble import Grader
-from deepknee.train import GradingExperiment, train_grader
+from deepknee.experiment import GradingExperiment
+from deepknee.train import train_grader
 from deepknee.weights import find_weights
 from kneel.engine.config import ConfigError, load_config
 from kneel.engine.queue.jobs import PlanError, check

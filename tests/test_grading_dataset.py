@@ -15,11 +15,12 @@ import pytest
 
 from deepknee.boxes import read_lists
 from deepknee.downloads import DownloadError, open_most, open_oai
+from deepknee.experiment import GradingExperiment
 from deepknee.grading_film import Joint, RoiSize
 from deepknee.grading_plan import plan_all, plan_listed
 from deepknee.grading_set import prepare_grading_set
 from deepknee.readings import COLUMNS, ReadingsError, read_readings
-from deepknee.train import GradingExperiment, GradingTask, train_grader
+from deepknee.train import GradingTask, train_grader
 from kneel.engine.config import load_config
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.oai import ContentsError

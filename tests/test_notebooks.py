@@ -34,7 +34,8 @@ def cohort(tmp_path_factory):
 @pytest.fixture(scope="module")
 def experiment(cohort):
     """An experiment's folder, with a network that has seen the cohort once: good for nothing."""
-    from deepknee.train import GradingExperiment, train_grader
+    from deepknee.experiment import GradingExperiment
+    from deepknee.train import train_grader
 
     file = cohort / "kl.yaml"
     file.write_text(EXPERIMENT)

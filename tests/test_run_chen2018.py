@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deepknee.train import GradingExperiment
+from deepknee.experiment import GradingExperiment
 from kneel.engine.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
