@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deepknee.pipeline import KneeReading, Reader, Reading, load_reader, read_knees
+    from deepknee.knee_reading import KneeReading, Reading
+    from deepknee.pipeline import Reader, load_reader, read_knees
 
 __all__ = ["KneeReading", "Reader", "Reading", "load_reader", "read_knees"]
 

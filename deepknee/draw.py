@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from deepknee.pipeline import KneeReading
+from deepknee.knee_reading import KneeReading
 from deepknee.sketch import lay_over
 from kneel.imaging.geometry import RoiFrame
 from kneel.imaging.radiograph import Radiograph, normalize_percentiles

@@ -16,7 +16,7 @@ from typing import Any, Self
 from deepknee.draw import attention_picture, encode_jpeg, encode_png, landmark_picture
 from deepknee.films import MARKER, OWN_FOLDERS, Film
 from deepknee.html import render
-from deepknee.pipeline import KneeReading, Reading
+from deepknee.knee_reading import KneeReading, Reading
 from deepknee.report import FAILURE_COLUMNS, FORMAT, NOTICE, RESULT_COLUMNS, knee_record, result_row, to_csv, to_json
 from deepknee.weights import Weights
 from kneel.engine.atomic import write_atomic

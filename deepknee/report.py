@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepknee.pipeline import KneeReading
+from deepknee.knee_reading import KneeReading
 from kneel.imaging.radiograph import Radiograph
 
 FORMAT = 3  # of the JSON records; another number is another program's

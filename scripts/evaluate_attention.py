@@ -41,7 +41,8 @@ from deepknee.faithfulness import (
     random_map,
     share_inside,
 )
-from deepknee.pipeline import DeviceError, KneeReading, Reader, ReadingError, load_reader
+from deepknee.knee_reading import KneeReading, ReadingError
+from deepknee.pipeline import DeviceError, Reader, load_reader
 from deepknee.sources import DatasetError, graded_files
 from deepknee.weights import WeightsError
 from kneel.bootstrap import SubjectBootstrap, interval

@@ -23,7 +23,8 @@ import pandas as pd
 from sklearn.metrics import ConfusionMatrixDisplay, cohen_kappa_score
 from tqdm import tqdm
 
-from deepknee.pipeline import DeviceError, Reader, ReadingError, load_reader
+from deepknee.knee_reading import ReadingError
+from deepknee.pipeline import DeviceError, Reader, load_reader
 from deepknee.weights import WeightsError
 from kneel.bootstrap import SubjectBootstrap, interval
 from kneel.find import find_joint_centers

@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import numpy as np
 
 from deepknee.ensemble import Grade
+from deepknee.knee_reading import Reading
 from deepknee.patches import PatchGeometry
-from deepknee.pipeline import Reader, Reading, read_knees
+from deepknee.pipeline import Reader, read_knees
 from kneel.imaging.radiograph import Radiograph, RadiographError
 from kneel.imaging.schema import CENTER
 from kneel.localize import LocatedKnee

@@ -11,10 +11,11 @@ from oracle import SHAPE_MM, FakeGrader, FakeLocalizer, film, place_knee
 
 import deepknee
 from deepknee.conformal import Conformal
+from deepknee.knee_reading import ReadingError
 from deepknee.member import GraderSettings
 from deepknee.networks import build_net
 from deepknee.patches import PatchGeometry
-from deepknee.pipeline import DeviceError, Reader, ReadingError, choose_device, load_reader, read_knees
+from deepknee.pipeline import DeviceError, Reader, choose_device, load_reader, read_knees
 from deepknee.weights import WeightsError
 from kneel.engine.snapshot import load_snapshot, save_snapshot
 from kneel.measure import measure_knee
