@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from deepknee.attention import Method
-from deepknee.ensemble import Grade, Grader
+from deepknee.ensemble import Grader
+from deepknee.grade import Grade
 from deepknee.knee_reading import KneeReading, Reading, ReadingError
 from deepknee.model import GRADES
 from deepknee.polarity import inverted, knees_are_dark

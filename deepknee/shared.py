@@ -7,7 +7,8 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
-from deepknee.ensemble import Grade, Grader
+from deepknee.ensemble import Grader
+from deepknee.grade import Grade
 from kneel.engine.gather import Gather
 
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from deepknee.ensemble import Grade
+from deepknee.grade import Grade
 from deepknee.knee_reading import Reading
 from deepknee.patches import PatchGeometry
 from deepknee.pipeline import Reader, read_knees
