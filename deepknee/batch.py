@@ -14,21 +14,19 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, Thr
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, NamedTuple
+from functools import cache, partial
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import torch
 from tqdm import tqdm
 
 from deepknee.films import Film
-from deepknee.folder import OutputFolder, stamp
+from deepknee.folder import OutputFolder
+from deepknee.output import CRASHED, NO_KNEE, reason_of, stamp
 from deepknee.pipeline import Reader
-from kneel.imaging.radiograph import RadiographError
 
-NO_KNEE = "no knee found"
-CRASHED = "reading it crashed the worker process (out of memory, or a broken decoder)"
-
+T = TypeVar("T")
 MakeReader = Callable[[], Reader]  # is sent to worker processes: a partial of a function, no lambda
 
 
@@ -170,7 +168,7 @@ def read_one(film: Film, folder: OutputFolder, reader: Reader) -> None:
         reading = reader.read(film.path, spacing_mm=folder.spacing_mm)
         knees = folder.encode(film, reading)
     except Exception as error:  # whatever it is, it must not stop the other films, and it is listed with its reason
-        folder.save_failure(film, _reason(error))
+        folder.save_failure(film, reason_of(error))
         return
     if knees:
         folder.save(film, knees, before)
@@ -178,39 +176,45 @@ def read_one(film: Film, folder: OutputFolder, reader: Reader) -> None:
         folder.save_failure(film, NO_KNEE)
 
 
-def _reason(error: Exception) -> str:
-    """Say what is wrong, without the file where the table has it; the type of errors that are not about films."""
-    if isinstance(error, RadiographError):
-        return error.problem
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return f"{type(error).__name__}: {error}"
-
-
 def _here(films: Sequence[Film], folder: OutputFolder, reader: Reader | None, overlap: Overlap) -> Generator[None]:
     if reader is None:  # there is one whenever there are films
         return
     at_once = min(overlap.films, len(films))
     if at_once > 1:
-        yield from _in_threads(films, folder, reader.shared(overlap.pictures), at_once)
+        read = partial(read_one, folder=folder, reader=reader.shared(overlap.pictures))
+        yield from in_threads(films, read, at_once)
         return
     for film in films:
         read_one(film, folder, reader)
         yield
 
 
-def _in_threads(films: Sequence[Film], folder: OutputFolder, reader: Reader, at_once: int) -> Generator[None]:
-    """Read each film in a thread; Ctrl-C lets those in work finish and begins no other."""
+def in_threads(films: Sequence[Film], read: Callable[[Film], T], at_once: int) -> Generator[T]:
+    """Read each film in a thread; Ctrl-C lets those in work finish and begins no other.
+
+    Parameters
+    ----------
+    films : sequence of Film
+        What to read.
+    read : callable
+        Reads one; see `deepknee.pipeline.Reader.shared`.
+    at_once : int
+        Threads.
+
+    Yields
+    ------
+    object
+        What `read` returned, in the order in which they end.
+    """
     queue = deque(films)
-    in_work: set[Future[None]] = set()
+    in_work: set[Future[T]] = set()
     with ThreadPoolExecutor(at_once, "film") as pool:
         while queue or in_work:
             while queue and len(in_work) < at_once:
-                in_work.add(pool.submit(read_one, queue.popleft(), folder, reader))
+                in_work.add(pool.submit(read, queue.popleft()))
             done, in_work = wait(in_work, return_when=FIRST_COMPLETED)
             for future in done:
-                future.result()
-                yield
+                yield future.result()
 
 
 def _in_processes(films: Sequence[Film], folder: OutputFolder, make_reader: MakeReader, jobs: int) -> Generator[None]:

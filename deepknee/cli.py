@@ -11,8 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kneel.engine.ray_cluster import ClusterError, Share, add_options, check_options
+
 if TYPE_CHECKING:
     from deepknee.batch import Summary
+    from deepknee.films import Film
+    from deepknee.weights import Weights
+
+    Found = tuple[list[Film], list[tuple[Film, str]]]
 
 # Everything else is imported when it is needed: `deepknee --help` must not wait for torch.
 
@@ -61,6 +67,16 @@ again
   when the weights, the release, --spacing or --attention are others; everything with --overwrite. Films of earlier
   runs stay in the tables; if one of these was another then and they are not named now, the command refuses.
 
+many films on many machines
+  With --ray the nodes of a Ray cluster read the films. This machine and all nodes must see films, weights and DIR under
+  the same paths. There are no pictures, no report and no file of a single film, which for a million films would be
+  millions; read the few that you want to see without --ray, into another DIR. In DIR then are
+  results.csv, failures.csv, deepknee.json   as above
+  results.parquet                            the rows of results.csv, numbers in full
+  shards/                                    what is done, up to 100 films a file; the tables are merged from them
+  A node that dies loses nothing: what it was reading is read on another. Ctrl-C drops the shards in work; the same
+  command goes on with the rest.
+
 weights
   --weights DIR is searched for snapshots (*.safetensors) all the way down; all folds of one experiment work together
   as an ensemble. Needed are joint centres (lc), landmarks (hc) and KL grades (kl), one experiment of each; where a
@@ -85,7 +101,8 @@ exit status
 examples
   deepknee read film.dcm --out reading
   deepknee read films/ --out readings --jobs 4
-  deepknee read scans/*.png --spacing 0.143 --out readings --weights demo"""
+  deepknee read scans/*.png --spacing 0.143 --out readings --weights demo
+  deepknee read films/ --out readings --ray auto --ray_cores 2"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -103,6 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     options = parser.parse_args(arguments)
+    _check_ray(parser, options)
     # a file name may hold what the terminal cannot print
     for stream in (sys.stdout, sys.stderr):
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
@@ -149,7 +167,21 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     read.add_argument("--jobs", type=parse_jobs, default=1, metavar="N", help="films at a time (%(default)s)")
     read.add_argument("--overwrite", action="store_true", help="also read films that are done")
+    add_options(read, "read the films", "a process that reads")
     return parser
+
+
+def _check_ray(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse what --ray would pass over in silence."""
+    check_options(parser, options)
+    if not options.ray:
+        return
+    if options.jobs != 1:
+        parser.error("--jobs does not go with --ray: each node reads as many films at a time as shares fit on it")
+    if options.device != "auto":
+        parser.error("--device does not go with --ray: networks run on GPUs with --ray_gpus, else on CPUs")
+    if options.attention != "gradcam":
+        parser.error("--attention does not go with --ray, which keeps no maps")
 
 
 def parse_spacing(text: str) -> tuple[float, float]:
@@ -210,22 +242,17 @@ def _version() -> str:
 
 
 def _read(options: argparse.Namespace) -> int:
-    from deepknee.batch import Overlap, read_films
     from deepknee.films import PathsError, find_films
-    from deepknee.folder import FolderError, OutputFolder
-    from deepknee.pipeline import DeviceError, choose_device, load_reader
+    from deepknee.output import FolderError
+    from deepknee.pipeline import DeviceError
     from deepknee.weights import WeightsError, find_weights
 
     try:
-        films, others = find_films(options.paths, options.out)
-        device = choose_device(options.device)
+        found = find_films(options.paths, options.out)
         weights = find_weights(options.weights)
         print(f"weights: {weights}", file=sys.stderr)
-        folder = OutputFolder.by(weights, options.out, options.spacing, options.attention)
-        make_reader = functools.partial(load_reader, weights, device, options.attention)
-        how = {"jobs": options.jobs, "overlap": Overlap.on(device), "overwrite": options.overwrite}
-        summary = read_films(films, others, folder, make_reader, **how)
-    except (PathsError, DeviceError, WeightsError, FolderError) as error:
+        summary = (_over_ray if options.ray else _here)(found, weights, options)
+    except (PathsError, DeviceError, WeightsError, FolderError, ClusterError) as error:
         print(f"deepknee read: error: {error}", file=sys.stderr)
         return WRONG_USE
     except OSError as error:
@@ -235,9 +262,34 @@ def _read(options: argparse.Namespace) -> int:
         print("deepknee read: stopped", file=sys.stderr)
         return INTERRUPTED
     print(_words(summary, options.out))
+    print(f"table: {options.out / 'results.csv'}" if options.ray else f"report: {options.out / 'report.html'}")
     if summary.interrupted:
         return INTERRUPTED
     return SOME_FAILED if summary.failed else ALL_READ
+
+
+def _here(found: Found, weights: Weights, options: argparse.Namespace) -> Summary:
+    from deepknee.batch import Overlap, read_films
+    from deepknee.folder import OutputFolder
+    from deepknee.pipeline import choose_device, load_reader
+
+    device = choose_device(options.device)
+    folder = OutputFolder.by(weights, options.out, options.spacing, options.attention)
+    make_reader = functools.partial(load_reader, weights, device, options.attention)
+    how = {"jobs": options.jobs, "overlap": Overlap.on(device), "overwrite": options.overwrite}
+    return read_films(*found, folder, make_reader, **how)
+
+
+def _over_ray(found: Found, weights: Weights, options: argparse.Namespace) -> Summary:
+    from deepknee.pipeline import load_reader
+    from deepknee.ray_read import read_over_ray
+    from deepknee.shard_folder import ShardFolder
+
+    share = Share(options.ray_cores, options.ray_gpus)
+    folder = ShardFolder.by(weights, options.out.absolute(), options.spacing)
+    make_reader = functools.partial(load_reader, weights.absolute(), "cuda" if share.gpus else "cpu")
+    how = {"address": options.ray, "share": share, "overwrite": options.overwrite}
+    return read_over_ray(*found, folder, make_reader, **how)
 
 
 def _words(summary: Summary, out: Path) -> str:
@@ -245,4 +297,4 @@ def _words(summary: Summary, out: Path) -> str:
     read = f"{summary.read} of {summary.films} films read{earlier}, {summary.knees} knees"
     failed = f", {summary.failed} failed: {out / 'failures.csv'}" if summary.failed else ""
     stopped = "stopped: " if summary.interrupted else ""
-    return f"{stopped}{read}{failed}\nreport: {out / 'report.html'}"
+    return f"{stopped}{read}{failed}"

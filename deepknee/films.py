@@ -16,8 +16,9 @@ SIDE_SUFFIXES = frozenset({".csv", ".tsv", ".txt", ".log", ".md", ".json", ".xml
 SIDE_NAMES = frozenset({"dicomdir", "thumbs.db", "desktop.ini"})
 
 MARKER = "deepknee.json"  # lies in every output folder
-OWN_FOLDERS = ("knees", "records")
-_OWN_FILES = frozenset({MARKER, "results.csv", "failures.csv", "report.html"})
+SHARDS = "shards"  # the folder of what is read over a cluster
+OWN_FOLDERS = ("knees", "records", SHARDS)
+_OWN_FILES = frozenset({MARKER, "results.csv", "failures.csv", "report.html", "results.parquet"})
 
 
 class PathsError(ValueError):

@@ -11,17 +11,24 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from deepknee.draw import attention_picture, encode_jpeg, encode_png, landmark_picture
-from deepknee.films import MARKER, OWN_FOLDERS, Film
+from deepknee.films import SHARDS, Film
 from deepknee.html import render
 from deepknee.knee_reading import KneeReading, Reading
-from deepknee.report import FAILURE_COLUMNS, FORMAT, NOTICE, RESULT_COLUMNS, knee_record, result_row, to_csv, to_json
-from deepknee.weights import Weights
+from deepknee.output import Folder, FolderError, stamp
+from deepknee.report import (
+    FAILURE_COLUMNS,
+    FORMAT,
+    RESULT_COLUMNS,
+    knee_record,
+    result_cells,
+    result_values,
+    to_csv,
+    to_json,
+)
 from kneel.engine.atomic import write_atomic
-from kneel.engine.provenance import code_version
-from kneel.imaging.geometry import Spacing
 from kneel.imaging.radiograph import Radiograph
 
 REPORT_PX = 300  # side of the pictures inside report.html
@@ -34,61 +41,9 @@ OUTPUTS = (
 Record = dict[str, Any]
 
 
-class FolderError(ValueError):
-    """An output folder that cannot be used; says why and what to do."""
-
-
 @dataclass(frozen=True)
-class OutputFolder:
-    """Where readings go, and what makes them.
-
-    Attributes
-    ----------
-    root : Path
-        The folder, made when missing.
-    made_by : dict
-        ``id`` of the weights, release and kind of attention: films that were read by another are read again;
-        ``weights``, ``code`` and ``attention``.
-    spacing_mm : (float, float) or None
-        (row, column) spacing that the user gave.
-    """
-
-    root: Path
-    made_by: dict[str, Any]
-    spacing_mm: Spacing | None = None
-
-    @classmethod
-    def by(cls, weights: Weights, root: Path, spacing_mm: Spacing | None = None, attention: str = "gradcam") -> Self:
-        """Return the folder for films that are read with some weights and this code.
-
-        Parameters
-        ----------
-        weights : Weights
-            The networks.
-        root : Path
-            The folder.
-        spacing_mm : (float, float), optional
-            (row, column) spacing that the user gave.
-        attention : str
-            How the maps are worked out.
-
-        Raises
-        ------
-        FolderError
-            `root` is a file, or holds files of somebody else where outputs go.
-        """
-        if root.exists() and not root.is_dir():
-            raise FolderError(f"{root}: is a file; must be a folder for the outputs")
-        for name in OWN_FOLDERS if not (root / MARKER).exists() else ():
-            if (root / name).is_dir() and any((root / name).iterdir()):
-                # among our outputs they would be overlooked from the second run on
-                what = f"holds files, and no {MARKER} beside it says that they are outputs"
-                raise FolderError(f"{root / name}: {what}; choose another --out")
-        code = code_version()
-        # the paper's maps have no name of their own, so that folders of earlier releases stay valid
-        name = f"{weights.id}-{code['package']}" + ("" if attention == "gradcam" else f"-{attention}")
-        made_by = {"id": name, "weights": weights.describe(), "code": code, "attention": attention}
-        return cls(root, made_by, spacing_mm)
+class OutputFolder(Folder):
+    """A record a film, and pictures and a JSON a knee."""
 
     def pending(self, films: Sequence[Film], *, overwrite: bool = False) -> list[Film]:
         """Say which films must be read; nothing is written.
@@ -112,15 +67,14 @@ class OutputFolder:
         ------
         FolderError
             The folder holds films of other weights or given spacing that are not among `films`, or something that is
-            no record.
+            no record, or films that were read over a cluster.
         """
+        if (self.root / SHARDS).is_dir():
+            raise FolderError(f"{self.root}: holds films read with --ray; choose another --out, or give --ray again")
         records = self.read_records()
         asked = {film.key for film in films}
         strange = [record["file"] for key, record in records.items() if key not in asked and not self._ours(record)]
-        if strange:
-            number = f"{len(strange)} films read with other weights, another release, --attention or --spacing"
-            what = f"{self.root}: holds {number}, as {strange[0]}"
-            raise FolderError(f"{what}; choose another --out, or name those films too")
+        self.refuse_strange(strange)
         return [film for film in films if overwrite or not self._done(film, records.get(film.key))]
 
     def open(self, pending: Iterable[Film], others: Iterable[tuple[Film, str]] = ()) -> None:
@@ -138,7 +92,7 @@ class OutputFolder:
         records = self.read_records()
         for film in pending:
             self._remove(film.key, records.get(film.key))
-        write_atomic(self.root / MARKER, to_json({"format": FORMAT, "notice": NOTICE, "made_by": self.made_by}))
+        self.write_marker()
         for film, reason in others:
             self._write(film, "other", reason=reason)
 
@@ -227,21 +181,14 @@ class OutputFolder:
                 knees += [(name, _load(self.knees / f"{name}.json")) for name in film["knees"]]
             else:
                 failures.append((film["file"], "its outputs were deleted since: read it again"))
-        records = [record for _, record in knees]
-        write_atomic(self.root / "results.csv", to_csv(RESULT_COLUMNS, map(result_row, records)))
+        rows = (result_cells(result_values(record)) for _, record in knees)
+        write_atomic(self.root / "results.csv", to_csv(RESULT_COLUMNS, rows))
         write_atomic(self.root / "failures.csv", to_csv(FAILURE_COLUMNS, failures + others))
         pages = render(knees, failures, others, self.made_by, self._small, _link)
         write_atomic(self.root / "report.html", b"".join(pages))
 
-    @property
-    def _given(self) -> list[float] | None:
-        """The given spacing as records have it."""
-        return None if self.spacing_mm is None else list(self.spacing_mm)
-
     def _ours(self, record: Record) -> bool:
-        if record["status"] != "read":
-            return True
-        return record["made_by"] == self.made_by["id"] and record["spacing_mm"] == self._given
+        return record["status"] != "read" or self.made(record["made_by"], record["spacing_mm"])
 
     def _complete(self, record: Record) -> bool:
         return all(path.is_file() for name in record["knees"] for path in self._outputs(name))
@@ -261,7 +208,7 @@ class OutputFolder:
 
     def _write(self, film: Film, status: str, **more: Any) -> None:
         record = {"format": FORMAT, "file": film.file, "status": status, "made_by": self.made_by["id"]}
-        write_atomic(self.records / f"{film.key}.json", to_json({**record, "spacing_mm": self._given, **more}))
+        write_atomic(self.records / f"{film.key}.json", to_json({**record, "spacing_mm": self.given, **more}))
 
     def _outputs(self, name: str) -> list[Path]:
         return [self.root / output.format(name) for output in OUTPUTS]
@@ -272,12 +219,6 @@ class OutputFolder:
 
 def _link(name: str, kind: str) -> str:
     return f"knees/{name}_{kind}.png"
-
-
-def stamp(path: Path) -> tuple[int, int]:
-    """Return size in bytes and time of the last change in ns of a file."""
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
 
 
 def _load(path: Path) -> Record:

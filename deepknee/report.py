@@ -23,12 +23,15 @@ CONVENTION = (
     "points are (x, y) in pixels of the film, an integer is the centre of a pixel; spacing is (row, column) in mm"
 )
 
+_CHANCES = ("p0", "p1", "p2", "p3", "p4")
+_POINTS = tuple(f"{axis}{number}" for number in range(16) for axis in "xy")
+_MEASURES = ("jsw_medial", "jsw_lateral", "jlca_deg", "tibial_width", "femoral_width")
 RESULT_COLUMNS = (
-    *("file", "side", "kl", "p0", "p1", "p2", "p3", "p4", "grade_set", "abstain", "spacing_mm", "spacing_kind"),
-    *(f"{axis}{number}" for number in range(16) for axis in "xy"),
-    *("jsw_medial", "jsw_lateral", "jlca_deg", "tibial_width", "femoral_width", "length_unit"),
-    "flags",
+    *("file", "side", "kl", *_CHANCES, "grade_set", "abstain", "spacing_mm", "spacing_kind"),
+    *(*_POINTS, *_MEASURES, "length_unit", "flags"),
 )
+# of the columns that are numbers
+DECIMALS = {**dict.fromkeys(_CHANCES, 4), **dict.fromkeys(_POINTS, 2), **dict.fromkeys(_MEASURES, 3)}
 FAILURE_COLUMNS = ("file", "reason")
 
 _FILM_KEYS = (
@@ -94,8 +97,8 @@ def to_json(record: Mapping[str, Any]) -> bytes:
     return (json.dumps(record, indent=1, allow_nan=False) + "\n").encode("ascii")
 
 
-def result_row(record: Mapping[str, Any]) -> list[str]:
-    """Return the row of a knee in ``results.csv``.
+def result_values(record: Mapping[str, Any]) -> list[Any]:
+    """Return the row of a knee as values.
 
     Parameters
     ----------
@@ -104,17 +107,41 @@ def result_row(record: Mapping[str, Any]) -> list[str]:
 
     Returns
     -------
-    list of str
-        As `RESULT_COLUMNS`: probabilities to 4, points to 2, measures to 3 decimals, spacing as `spacing_text`, flags
-        and the grades of the set with ``;``, abstain ``yes`` or ``no``; nothing where there is no set.
+    list
+        As `RESULT_COLUMNS`: texts, the grade as an int, abstain as a bool, the numbers of `DECIMALS` as floats in full;
+        spacing as `spacing_text`, flags and the grades of the set joined by ``;``. None where there is no spacing or no
+        set.
     """
-    points = [f"{value:.2f}" for point in record["landmarks"] for value in point]
-    chances = [f"{value:.4f}" for value in record["probabilities"]]
-    certainty = [";".join(map(str, record["grade_set"] or ())), {None: "", True: "yes", False: "no"}[record["abstain"]]]
-    spacing = [spacing_text(record["spacing_mm"]), record["spacing_kind"]]
-    measures = [*(f"{value:.3f}" for value in record["measures"].values()), record["length_unit"]]
-    head = [record["file"], record["side"], str(record["kl"])]
-    return [*head, *chances, *certainty, *spacing, *points, *measures, ";".join(record["flags"])]
+    points = [value for point in record["landmarks"] for value in point]
+    certainty = [";".join(map(str, record["grade_set"] or ())) or None, record["abstain"]]
+    spacing = [spacing_text(record["spacing_mm"]) or None, record["spacing_kind"]]
+    measures = [*record["measures"].values(), record["length_unit"]]
+    head = [record["file"], record["side"], record["kl"]]
+    return [*head, *record["probabilities"], *certainty, *spacing, *points, *measures, ";".join(record["flags"])]
+
+
+def result_cells(values: Iterable[Any]) -> list[str]:
+    """Print the row of a knee for ``results.csv``.
+
+    Parameters
+    ----------
+    values : iterable
+        From `result_values`.
+
+    Returns
+    -------
+    list of str
+        Numbers to the decimals of `DECIMALS`, abstain as ``yes`` or ``no``, nothing for None.
+    """
+    return [_cell(column, value) for column, value in zip(RESULT_COLUMNS, values, strict=True)]
+
+
+def _cell(column: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if column in DECIMALS:
+        return f"{value:.{DECIMALS[column]}f}"
+    return {True: "yes", False: "no"}[value] if column == "abstain" else str(value)
 
 
 def spacing_text(spacing_mm: Iterable[float] | None) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,10 @@ class Weights:
             ``"lc"``, ``"hc"`` or ``"kl"``.
         """
         return [snapshot.path for snapshot in self.snapshots if snapshot.task == task]
+
+    def absolute(self) -> Weights:
+        """Return the same with absolute paths, for a process in another folder."""
+        return Weights(tuple(replace(snapshot, path=snapshot.path.absolute()) for snapshot in self.snapshots))
 
     @cached_property
     def id(self) -> str:

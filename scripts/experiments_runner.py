@@ -34,7 +34,7 @@ from kneel.engine.queue.live import display
 from kneel.engine.queue.report import describe, refuse
 from kneel.engine.queue.runner import Options, Runner
 from kneel.engine.queue.workers import Slot, Start, slots, start_job
-from kneel.engine.ray_cluster import ClusterError, Share, connected
+from kneel.engine.ray_cluster import ClusterError, Share, add_options, check_options, connected
 from kneel.engine.ray_cluster import slots as cluster_slots
 
 if TYPE_CHECKING:
@@ -148,18 +148,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--retries", type=int, default=given("RETRIES") or 1, metavar="N", help="tries more of what fails (default: 1)"
     )
-    parser.add_argument(
-        "--ray",
-        default=given("RAY"),
-        metavar="ADDRESS",
-        help="run the jobs on the Ray cluster at HOST:PORT, or auto (this machine is one of its nodes), or local",
-    )
-    parser.add_argument(
-        "--ray_cores", type=float, default=1.0, metavar="N", help="CPU cores of a job on it (default: 1)"
-    )
-    parser.add_argument(
-        "--ray_gpus", type=float, default=0.0, metavar="X", help="GPUs of a job on it, such as 1 or 0.5 (default: 0)"
-    )
+    add_options(parser, "run the jobs", "a job", given("RAY"))
     parser.add_argument("--no_wait", action="store_true", help="end when only jobs of other runners are left")
     arguments = parser.parse_args(argv)
     try:  # argparse converts no lists that are defaults
@@ -171,10 +160,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     arguments.gpus = [name for words_ in arguments.gpus for name in words_.split(",") if name]
     if arguments.ray and arguments.per_gpu != 1:
         parser.error("--per_gpu does not go with --ray: several jobs share a card of the cluster by --ray_gpus 0.5")
-    if not arguments.ray and (arguments.ray_cores, arguments.ray_gpus) != (1.0, 0.0):
-        parser.error("--ray_cores and --ray_gpus act only with --ray")
-    if arguments.ray_cores <= 0 or arguments.ray_gpus < 0 or (arguments.ray_gpus > 1 and arguments.ray_gpus % 1):
-        parser.error("--ray_cores must be above 0, --ray_gpus a part of 1 (several jobs on a card) or a whole number")
+    check_options(parser, arguments)
     return arguments
 
 

@@ -17,7 +17,7 @@ def _own_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def _nodes():
+def nodes():
     """Start one cluster for all tests: that takes longer than many of them."""
     from ray_nodes import Nodes
 
@@ -27,7 +27,7 @@ def _nodes():
 
 
 @pytest.fixture(scope="module")
-def two_nodes(_nodes):
+def two_nodes(nodes):
     """A Ray cluster of two nodes whose processes can import what the tests can; this process is connected to it."""
-    with _nodes.connected():
-        yield _nodes
+    with nodes.connected():
+        yield nodes

@@ -22,7 +22,7 @@ from deepknee.draw import (
 )
 from deepknee.html import FLAG_WORDS, flag_words, render
 from deepknee.pipeline import read_knees
-from deepknee.report import RESULT_COLUMNS, knee_record, result_row, to_csv, to_json
+from deepknee.report import RESULT_COLUMNS, knee_record, result_cells, result_values, to_csv, to_json
 
 SPACING = (0.4, 0.5)
 NASTY = '<script>alert("x")</script>&amp; \u202ename.dcm'
@@ -41,6 +41,10 @@ def record(reading, index=0, file="film.dcm"):
     return knee_record(file, reading.radiograph, reading.knees[index], {"id": "w"})
 
 
+def row_of(held):
+    return result_cells(result_values(held))
+
+
 def test_columns_are_those_promised():
     points = ",".join(f"x{number},y{number}" for number in range(16))
     measures = "jsw_medial,jsw_lateral,jlca_deg,tibial_width,femoral_width,length_unit"
@@ -49,7 +53,7 @@ def test_columns_are_those_promised():
 
 
 def test_row_holds_the_reading(reading):
-    right, left = (dict(zip(RESULT_COLUMNS, result_row(record(reading, i)), strict=True)) for i in (0, 1))
+    right, left = (dict(zip(RESULT_COLUMNS, row_of(record(reading, i)), strict=True)) for i in (0, 1))
     assert (right["side"], right["kl"], right["p2"], right["flags"]) == ("R", "2", "0.5000", "")
     assert (right["spacing_mm"], right["spacing_kind"]) == ("0.4x0.5", "detector")
     assert (right["x0"], right["y0"]) == ("44.00", "175.00")  # 38 mm / 0.5 left and 6 mm / 0.4 below the centre
@@ -68,14 +72,14 @@ def sure_of(reading, index, grade_set, *, abstain):
 )
 def test_row_holds_the_set(reading, grade_set, abstain, cells):
     held = record(sure_of(reading, 0, grade_set, abstain=abstain))
-    row = dict(zip(RESULT_COLUMNS, result_row(held), strict=True))
+    row = dict(zip(RESULT_COLUMNS, row_of(held), strict=True))
     assert (row["grade_set"], row["abstain"]) == cells
     assert (held["grade_set"], held["coverage"], held["abstain"]) == (list(grade_set), 0.9, abstain)
 
 
 def test_without_a_threshold_there_is_no_set(reading):
     held = record(reading)
-    row = dict(zip(RESULT_COLUMNS, result_row(held), strict=True))
+    row = dict(zip(RESULT_COLUMNS, row_of(held), strict=True))
     assert (row["grade_set"], row["abstain"]) == ("", "")
     assert (held["grade_set"], held["coverage"], held["abstain"]) == (None, None, None)
     assert b"Grades at" not in page(reading)
@@ -83,7 +87,7 @@ def test_without_a_threshold_there_is_no_set(reading):
 
 def test_no_spacing_is_an_empty_cell(reading):
     knee = replace(reading.knees[0], spacing_mm=None, spacing_kind="none")
-    row = dict(zip(RESULT_COLUMNS, result_row(knee_record("f", reading.radiograph, knee, {})), strict=True))
+    row = dict(zip(RESULT_COLUMNS, row_of(knee_record("f", reading.radiograph, knee, {})), strict=True))
     assert (row["spacing_mm"], row["spacing_kind"]) == ("", "none")
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -33,10 +34,38 @@ def write_atomic(path: Path, data: bytes, *, previous: Path | None = None) -> No
     DiskFull
         When there is no room; the old file is as it was, and nothing is left beside it.
     """
+    with opened_atomic(path, needed=len(data), previous=previous) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def opened_atomic(path: Path, *, needed: int | None = None, previous: Path | None = None) -> Iterator[BinaryIO]:
+    """
+    Open a file beside its place for writing, piece by piece, and rename it there at the end, as `write_atomic` does.
+
+    Parameters
+    ----------
+    path
+        The file; its folder must exist.
+    needed
+        Its size in bytes, where it is known.
+    previous
+        As for `write_atomic`.
+
+    Yields
+    ------
+    BinaryIO
+        The file, empty. What is raised meanwhile leaves the old one as it was.
+
+    Raises
+    ------
+    DiskFull
+        As `write_atomic`.
+    """
     beside = path_beside(path)
     try:
-        with explain_full(path, len(data)), beside.open("wb") as file:
-            file.write(data)
+        with explain_full(path, needed), beside.open("wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         if previous is not None and path.exists():
@@ -49,7 +78,7 @@ def write_atomic(path: Path, data: bytes, *, previous: Path | None = None) -> No
 
 
 def path_beside(path: Path) -> Path:
-    """Name the file that `write_atomic` writes before it renames it; a killed process may leave it."""
+    """Name the file that `opened_atomic` writes before it renames it; a killed process may leave it."""
     return path.with_name(f".{path.name}.tmp")
 
 
@@ -64,7 +93,7 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def explain_full(path: Path, needed: int) -> Iterator[None]:
+def explain_full(path: Path, needed: int | None) -> Iterator[None]:
     """
     Say what is needed where, when the disk is full.
 
@@ -73,7 +102,7 @@ def explain_full(path: Path, needed: int) -> Iterator[None]:
     path
         The file that is written meanwhile.
     needed
-        Its size in bytes.
+        Its size in bytes; None where it is not known.
     """
     try:
         yield
@@ -83,7 +112,8 @@ def explain_full(path: Path, needed: int) -> Iterator[None]:
         # what there is now: a half-written file is still there and is taken away next
         half = path_beside(path)
         free = shutil.disk_usage(path.parent).free + (half.stat().st_size if half.exists() else 0)
-        words = f"{error.strerror}: {_size(needed)} needed, {_size(free)} free in {path.parent}"
+        wanted = "" if needed is None else f"{_size(needed)} needed, "
+        words = f"{error.strerror}: {wanted}{_size(free)} free in {path.parent}"
         kept = "; the file there is as it was" if path.exists() else ""
         raise DiskFull(error.errno, f"{words}{kept}; make room and resume", str(path)) from error
 

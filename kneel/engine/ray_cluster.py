@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import os
 from collections.abc import Iterator
@@ -30,6 +31,46 @@ class Share:
 
     cores: float = 1.0
     gpus: float = 0.0
+
+
+def add_options(parser: argparse.ArgumentParser, do: str, piece: str, address: str | None = None) -> None:
+    """Give a command the options ``--ray``, ``--ray_cores`` and ``--ray_gpus``.
+
+    Parameters
+    ----------
+    parser : ArgumentParser
+        Of the command.
+    do : str
+        What is done on the cluster, such as "run the jobs".
+    piece : str
+        What has a share, such as "a job".
+    address : str, optional
+        The cluster where none is named.
+    """
+    where = "on the Ray cluster at HOST:PORT, or auto (this machine is one of its nodes), or local"
+    parser.add_argument("--ray", default=address, metavar="ADDRESS", help=f"{do} {where}")
+    parser.add_argument(
+        "--ray_cores", type=float, default=1.0, metavar="N", help=f"CPU cores of {piece} on it (default: 1)"
+    )
+    parser.add_argument(
+        "--ray_gpus", type=float, default=0.0, metavar="X", help=f"GPUs of {piece} on it, such as 1 or 0.5 (default: 0)"
+    )
+
+
+def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse shares that cannot be, by the parser's own error, and shares without a cluster.
+
+    Parameters
+    ----------
+    parser : ArgumentParser
+        Which `add_options` has seen.
+    options : Namespace
+        What it read.
+    """
+    if not options.ray and (options.ray_cores, options.ray_gpus) != (1.0, 0.0):
+        parser.error("--ray_cores and --ray_gpus act only with --ray")
+    if options.ray_cores <= 0 or options.ray_gpus < 0 or (options.ray_gpus > 1 and options.ray_gpus % 1):
+        parser.error("--ray_cores must be above 0, --ray_gpus a part of 1 (several on a card) or a whole number")
 
 
 @contextmanager

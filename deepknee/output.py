@@ -1,0 +1,130 @@
+"""What all output folders share: whose they are, when a film's file changed, words for films without a reading."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from deepknee.films import MARKER, OWN_FOLDERS
+from deepknee.report import FORMAT, NOTICE, to_json
+from kneel.engine.atomic import write_atomic
+from kneel.engine.provenance import code_version
+from kneel.imaging.geometry import Spacing
+from kneel.imaging.radiograph import RadiographError
+
+if TYPE_CHECKING:
+    from deepknee.weights import Weights
+
+NO_KNEE = "no knee found"
+CRASHED = "reading it crashed the worker process (out of memory, or a broken decoder)"
+
+
+class FolderError(ValueError):
+    """An output folder that cannot be used; says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where readings go, in one form or another, and what makes them.
+
+    Attributes
+    ----------
+    root : Path
+        The folder, made when missing.
+    made_by : dict
+        ``id`` of the weights, release and kind of attention: films that were read by another are read again;
+        ``weights``, ``code`` and ``attention``.
+    spacing_mm : (float, float) or None
+        (row, column) spacing that the user gave.
+    """
+
+    root: Path
+    made_by: dict[str, Any]
+    spacing_mm: Spacing | None = None
+
+    @classmethod
+    def by(cls, weights: Weights, root: Path, spacing_mm: Spacing | None = None, attention: str = "gradcam") -> Self:
+        """Return the folder for films that are read with some weights and this code.
+
+        Parameters
+        ----------
+        weights : Weights
+            The networks.
+        root : Path
+            The folder.
+        spacing_mm : (float, float), optional
+            (row, column) spacing that the user gave.
+        attention : str
+            How the maps are worked out.
+
+        Raises
+        ------
+        FolderError
+            `root` is a file, or holds files of somebody else where outputs go.
+        """
+        if root.exists() and not root.is_dir():
+            raise FolderError(f"{root}: is a file; must be a folder for the outputs")
+        for name in OWN_FOLDERS if not (root / MARKER).exists() else ():
+            if (root / name).is_dir() and any((root / name).iterdir()):
+                # among our outputs they would be overlooked from the second run on
+                what = f"holds files, and no {MARKER} beside it says that they are outputs"
+                raise FolderError(f"{root / name}: {what}; choose another --out")
+        code = code_version()
+        # the paper's maps have no name of their own, so that folders of earlier releases stay valid
+        name = f"{weights.id}-{code['package']}" + ("" if attention == "gradcam" else f"-{attention}")
+        made_by = {"id": name, "weights": weights.describe(), "code": code, "attention": attention}
+        return cls(root, made_by, spacing_mm)
+
+    @property
+    def given(self) -> list[float] | None:
+        """The given spacing as JSON has it."""
+        return None if self.spacing_mm is None else list(self.spacing_mm)
+
+    def made(self, made_by: str, given: list[float] | None) -> bool:
+        """Say whether films that were read by some weights, with a given spacing, are as those that are read now."""
+        return made_by == self.made_by["id"] and given == self.given
+
+    def write_marker(self) -> None:
+        """Write what reads the films into ``deepknee.json``, by which the folder is known as ours."""
+        write_atomic(self.root / MARKER, to_json({"format": FORMAT, "notice": NOTICE, "made_by": self.made_by}))
+
+    def refuse_strange(self, strange: Sequence[str]) -> None:
+        """Refuse to mix with films that were read by another, if there are any.
+
+        Parameters
+        ----------
+        strange : sequence of str
+            Files of such films that are not asked for now.
+
+        Raises
+        ------
+        FolderError
+            There are some.
+        """
+        if strange:
+            number = f"{len(strange)} films read with other weights, another release, --attention or --spacing"
+            what = f"{self.root}: holds {number}, as {strange[0]}"
+            raise FolderError(f"{what}; choose another --out, or name those films too")
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Return size in bytes and time of the last change in ns of a file."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def reason_of(error: Exception) -> str:
+    """Say what is wrong, without the file where the table has it; the type of errors that are not about films.
+
+    Parameters
+    ----------
+    error : Exception
+        What reading a film raised.
+    """
+    if isinstance(error, RadiographError):
+        return error.problem
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"{type(error).__name__}: {error}"

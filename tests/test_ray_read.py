@@ -1,0 +1,278 @@
+"""Films read over a real Ray cluster of two nodes: two raylets on this machine. What is sent out, also without Ray."""
+
+import csv
+import os
+import signal
+import sys
+import threading
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import ray_nodes  # noqa: F401  (before Ray: it says where Ray may listen)
+from oracle import make_reader, snapshots
+from queue_tools import until
+from ray_reader import begun, held_reader
+
+from deepknee import cli
+from deepknee.batch import read_films
+from deepknee.films import find_films, make_film
+from deepknee.folder import OutputFolder
+from deepknee.output import CRASHED, FolderError
+from deepknee.ray_read import MOST_FILMS, Piece, cut, hand_out, read_over_ray
+from deepknee.shard_folder import ShardFolder
+from deepknee.shards import by_name
+from kneel.engine.ray_cluster import ClusterError, Share
+from kneel.phantom.render import FilmSpec, render_film
+
+ray = pytest.importorskip("ray", reason="Ray is an extra: pip install '.[ray]'")
+pytest.importorskip("pyarrow", reason="pyarrow comes with the extra: pip install '.[ray]'")
+PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    """Twelve films, some of which cannot be read, and a file that is no film."""
+    folder = tmp_path_factory.mktemp("films")
+    for number in range(12):
+        words = {3: "none", 7: "bad", 8: "bug"}.get(number, "R L" if number % 2 else "L")
+        (folder / f"{number:02d}").write_text(words)
+    (folder / "notes.txt").touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(films, tmp_path_factory):
+    """Summary and tables of a reading without a cluster."""
+    out = tmp_path_factory.mktemp("one")
+    found, others = find_films([str(films)], out)
+    summary = read_films(found, others, OutputFolder.by(snapshots(), out), make_reader)
+    return summary, tables(out)
+
+
+def read(films, notes, address):
+    found, others = find_films([str(films)], notes / "out")
+    folder = ShardFolder.by(snapshots(), notes / "out")
+    return read_over_ray(found, others, folder, held_reader(notes), address=address, share=Share())
+
+
+def tables(out):
+    return [(out / name).read_bytes() for name in ("results.csv", "failures.csv")]
+
+
+def counts(notes):
+    return Counter(name for name, _ in begun(notes))
+
+
+@pytest.mark.slow
+def test_stopped_it_keeps_what_is_done_and_goes_on_with_the_rest(films, expected, tmp_path, nodes, request):
+    (tmp_path / "wait").write_text("10 11")
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored where a shell began it in the background
+
+    def stop():
+        shards = tmp_path / "out" / "shards"
+        until(lambda: {"10", "11"} & set(counts(tmp_path)) and len(list(shards.iterdir())) >= 4, 120)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    try:
+        summary = read(films, tmp_path, nodes.address)  # leaves the cluster at the end, as the command does
+    finally:
+        stopper.join()
+        signal.signal(signal.SIGINT, before)
+    assert summary.interrupted
+    with (tmp_path / "out" / "results.csv").open() as stream:
+        done = {Path(row["file"]).name for row in csv.DictReader(stream)}
+    assert 0 < len(done) == summary.read < expected[0].read
+    first = counts(tmp_path)
+    (tmp_path / "go").touch()
+    again = read(films, tmp_path, request.getfixturevalue("two_nodes").address)
+    assert again == replace(expected[0], earlier=len(done))
+    assert all(counts(tmp_path)[name] == first[name] for name in done), "read once, and never again"
+    assert tables(tmp_path / "out") == expected[1]
+
+
+@pytest.mark.slow
+def test_a_node_killed_in_mid_run_loses_nothing_and_doubles_nothing(films, expected, tmp_path, two_nodes):
+    node = two_nodes.add()
+    (tmp_path / "victim").write_text(node.node_id)
+
+    def kill():
+        until((tmp_path / "held").exists, 120)
+        two_nodes.kill(node)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    summary = read(films, tmp_path, two_nodes.address)
+    killer.join()
+    lost = [name for name, where in begun(tmp_path) if where == node.node_id]
+    assert lost, "it was reading when it was killed"
+    assert all(counts(tmp_path)[name] == 2 for name in lost), "read again on another node"
+    assert summary == expected[0]
+    assert tables(tmp_path / "out") == expected[1]
+
+
+@pytest.mark.slow
+def test_a_film_that_kills_its_process_is_listed_and_the_others_are_read(tmp_path, two_nodes):
+    (tmp_path / "films").mkdir()
+    for name, words in (("1", "R"), ("2", "crash"), ("3", "L R"), ("4", "L")):
+        (tmp_path / "films" / name).write_text(words)
+    summary = read(tmp_path / "films", tmp_path, two_nodes.address)
+    assert (summary.read, summary.failed, summary.knees) == (3, 1, 4)
+    assert counts(tmp_path) == {"1": 1, "2": 2, "3": 1, "4": 1}
+    assert tables(tmp_path / "out")[1].decode().splitlines()[1:] == [f'{tmp_path / "films" / "2"},"{CRASHED}"']
+
+
+@pytest.mark.slow
+def test_the_command_reads_with_the_networks_that_ship_as_without_ray(tmp_path, two_nodes, capsys):
+    (tmp_path / "films").mkdir()
+    for number, sides in enumerate([("R", "L"), ("L",)]):
+        spec = FilmSpec(300, 500 - 100 * (len(sides) == 1), 0.8, tuple((side, 2) for side in sides))
+        drawn = render_film(spec, np.random.default_rng(number))
+        cv2.imwrite(str(tmp_path / "films" / f"{number}.png"), (drawn.pixels // 256).astype(np.uint8))
+    words = ["read", str(tmp_path / "films"), "--weights", str(PRETRAINED), "--spacing", "0.8", "--out"]
+    assert cli.main([*words, str(tmp_path / "one"), "--device", "cpu"]) == 0
+    assert cli.main([*words, str(tmp_path / "two"), "--ray", two_nodes.address]) == 0
+    assert tables(tmp_path / "two") == tables(tmp_path / "one")
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == [
+        *("deepknee.json", "failures.csv", "results.csv", "results.parquet", "shards")
+    ]
+    assert f"2 of 2 films read, 3 knees\ntable: {tmp_path / 'two' / 'results.csv'}" in capsys.readouterr().out
+    assert cli.main([*words, str(tmp_path / "two")]) == 2
+    assert "give --ray again" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_networks_that_do_not_load_on_a_node_are_an_error_of_the_command(tmp_path, two_nodes, capsys):
+    (tmp_path / "1").write_text("R")
+    words = ["--weights", str(PRETRAINED), "--out", str(tmp_path / "out"), "--ray", two_nodes.address]
+    assert cli.main(["read", str(tmp_path / "1"), *words, "--ray_cores", "2"]) == 2
+    assert "no node has 2 cores" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+class FakeError(Exception):
+    """A process died."""
+
+
+class FakeTaskError(FakeError):
+    """A task raised something."""
+
+    cause = OSError(28, "No space left on device")
+
+
+class FakeRay:
+    """A cluster that reads films one after another in this process, and dies over those named ``crash``."""
+
+    exceptions = SimpleNamespace(RayError=FakeError, RayTaskError=FakeTaskError)
+
+    def __init__(self, folder):
+        self.folder, self.sent, self.most = folder, {}, 0
+
+    def send(self, films):
+        number = len(self.sent)
+        self.sent[number] = films
+        return number
+
+    def wait(self, references, *, num_returns):
+        self.most = max(self.most, len(references))
+        return [references[-1]], references[:-1]
+
+    def get(self, reference):
+        names = [film.path.name for film in self.sent[reference]]
+        if "crash" in names:
+            raise FakeError("the worker died")
+        if "full" in names:
+            raise FakeTaskError
+        path = self.folder / str(reference)
+        if "lost" not in names:
+            path.write_text(" ".join(names))
+        return path
+
+
+def named(*names):
+    return [make_film(f"/films/{name}", Path("/out")) for name in names]
+
+
+def numbers(count, **more):
+    return named(*(more.get(f"f{number}", f"{number:04d}") for number in range(count)))
+
+
+def go(cluster, pieces, most=4):
+    given_up = []
+    over = sum(hand_out(cluster, iter(pieces), cluster.send, given_up.append, most))
+    return over, [film.path.name for film in given_up]
+
+
+def test_every_film_is_sent_once_and_few_at_a_time(tmp_path):
+    cluster = FakeRay(tmp_path)
+    assert go(cluster, cut(numbers(1000), 2), most=4) == (1000, [])
+    sent = [film for films in cluster.sent.values() for film in films]
+    assert sorted(sent, key=by_name) == numbers(1000)
+    assert cluster.most == 4
+
+
+@pytest.mark.parametrize("crash", [0, 57, 99])
+def test_the_film_that_kills_is_found_among_many(tmp_path, crash):
+    cluster = FakeRay(tmp_path)
+    assert go(cluster, cut(numbers(500, **{f"f{crash}": "crash"}), 1)) == (500, ["crash"])
+    read = Counter(name for path in tmp_path.iterdir() for name in path.read_text().split())
+    assert set(read.values()) == {1}
+    assert len(read) == 499
+    with_it = [films for films in cluster.sent.values() if "crash" in (film.path.name for film in films)]
+    assert [len(films) for films in with_it[:4]] == [100, 100, 50, 50], "each twice, then halved"
+
+
+def test_a_cluster_on_which_everything_dies_is_an_error_and_no_list_of_films(tmp_path):
+    cluster = FakeRay(tmp_path)
+    with pytest.raises(ClusterError, match="41 processes or nodes died one after another: the worker died"):
+        go(cluster, [Piece(tuple(named(*["crash"] * 100))) for _ in range(9)])
+
+
+def test_what_stops_a_task_stops_the_run(tmp_path, monkeypatch):
+    cluster = FakeRay(tmp_path)
+    with pytest.raises(OSError, match="No space left"):
+        go(cluster, [Piece((film,)) for film in named("a", "b", "c", "full")])
+    monkeypatch.setattr("deepknee.ray_read._LAG_SECONDS", 0.0)
+    with pytest.raises(FolderError, match="do both see the same --out"):
+        go(FakeRay(tmp_path), [Piece(tuple(named("lost")))])
+
+
+@pytest.mark.parametrize(("count", "places", "sizes"), [(9, 2, [2, 2, 2, 2, 1]), (3, 8, [1] * 3), (999, 2, [100] * 10)])
+def test_films_are_cut_so_that_all_places_have_work(count, places, sizes):
+    films = numbers(count)
+    pieces = list(cut(films, places))
+    assert [len(piece.films) for piece in pieces][:-1] == sizes[:-1]
+    assert [film for piece in pieces for film in piece.films] == films
+    assert max(sizes) <= MOST_FILMS
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--ray", "auto", "--jobs", "2"], "--jobs does not go with --ray"),
+        (["--ray", "auto", "--device", "cuda"], "--device does not go with --ray"),
+        (["--ray", "auto", "--attention", "hirescam"], "--attention does not go with --ray"),
+        (["--ray", "auto", "--ray_gpus", "1.5"], "--ray_gpus a part of 1"),
+        (["--ray_gpus", "1"], "act only with --ray"),
+    ],
+)
+def test_options_that_do_not_go_together(words, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["read", "x.dcm", "--out", "y", *words])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_without_pyarrow_it_is_said_how_to_install_it(films, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ClusterError, match=r"pip install '\.\[ray\]'"):
+        read(films, tmp_path, "local")
+    assert not (tmp_path / "out").exists()
