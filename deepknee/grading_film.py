@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from deepknee.boxes import BOX_MM
 from deepknee.grading_plan import AskedKnee, RoiTask
+from deepknee.polarity import HALF_MM, crops_are_dark, inverted
 from deepknee.roi_row import RoiRow
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.geometry import RoiFrame, Side, Spacing
@@ -145,9 +146,26 @@ def cut_rois(task: RoiTask, size: RoiSize, locate: Locate | None) -> tuple[RoiRe
     spacing = _spacing(task, film)
     joints, problems = _boxed(task, film) if locate is None else _located(task, locate(film))
     remarks = _remarks(task, film, spacing[0])
+    grey = _grey(film)
+    if _dark(grey, joints):  # as reading does
+        film = inverted(film)
+        grey = _grey(film)
+        remarks.append("its knees have dark bone, whatever the header says: it was inverted")
+        again = ({}, []) if locate is None else _located(task, locate(film))
+        joints, problems = again if again[0] else (joints, problems)
     problems += [Problem(task.film.subject_id, "", task.film.name, "note", text) for text in remarks]
-    rows, pictures = _cut(task, film, spacing, joints, size)
+    rows, pictures = _cut(task, film, grey, spacing, joints, size)
     return RoiRecord(request, tuple(rows), tuple(problems)), pictures
+
+
+def _grey(film: Radiograph) -> NDArray[np.uint8]:
+    return np.rint(normalize_percentiles(film.pixels, padding=film.padding) * 255).astype(np.uint8)
+
+
+def _dark(grey: NDArray[np.uint8], joints: Mapping[Side, Joint]) -> bool:
+    """Say whether all knees have dark bone."""
+    middles = [np.array(joint.center) for joint in joints.values()]
+    return crops_are_dark(grey, middles, [HALF_MM / joint.spacing_mm[1] for joint in joints.values()])
 
 
 def _missing(task: RoiTask, knees: tuple[AskedKnee, ...], why: str) -> tuple[Problem, ...]:
@@ -231,6 +249,7 @@ def _spacing(task: RoiTask, film: Radiograph) -> tuple[Spacing | None, str]:
 def _cut(
     task: RoiTask,
     film: Radiograph,
+    grey: NDArray[np.uint8],
     known: tuple[Spacing | None, str],
     joints: Mapping[Side, Joint],
     size: RoiSize,
@@ -239,7 +258,6 @@ def _cut(
     pictures: dict[str, bytes] = {}
     if not joints:
         return rows, pictures
-    grey = np.rint(normalize_percentiles(film.pixels, padding=film.padding) * 255).astype(np.uint8)
     digest = hashlib.sha256(f"{film.pixels.dtype} {film.pixels.shape}".encode() + film.pixels.tobytes()).hexdigest()
     for knee in task.knees:
         if knee.side not in joints:

@@ -12,6 +12,7 @@ from kneel.imaging.radiograph import Radiograph
 
 _LIMIT = -0.25
 _HALF_WIDTH = 0.64  # of a crop of the public set, in tibial widths
+HALF_MM = 50.6  # the same of a knee of the mean tibial width, 79 mm
 
 
 def has_dark_bone(roi: NDArray[np.uint8]) -> bool:
@@ -50,7 +51,28 @@ def knees_are_dark(film: NDArray[np.uint8], knees: Sequence[NDArray[np.float64]]
     bool
         False without knees, and where a knee's window is empty.
     """
-    return bool(knees) and all(_is_dark(film, landmarks) for landmarks in knees)
+    middles = [landmarks.mean(0) for landmarks in knees]
+    return crops_are_dark(film, middles, [_HALF_WIDTH * float(np.linalg.norm(knee[8] - knee[0])) for knee in knees])
+
+
+def crops_are_dark(film: NDArray[np.uint8], middles: Sequence[NDArray[np.float64]], halves: Sequence[float]) -> bool:
+    """Say whether crops of a film around its joints have dark bone: every one of them by `has_dark_bone`.
+
+    Parameters
+    ----------
+    film : ndarray, shape (H, W), uint8
+        The film as it is.
+    middles : sequence of ndarray, shape (2,)
+        Joint centres, (x, y) in film pixels.
+    halves : sequence of float
+        Half the width of each crop, pixels; the rule was measured on crops of `HALF_MM`, about.
+
+    Returns
+    -------
+    bool
+        False without crops, and where one is empty.
+    """
+    return bool(middles) and all(_is_dark(film, *crop) for crop in zip(middles, halves, strict=True))
 
 
 def inverted(radiograph: Radiograph) -> Radiograph:
@@ -62,10 +84,8 @@ def inverted(radiograph: Radiograph) -> Radiograph:
     return replace(radiograph, pixels=pixels)
 
 
-def _is_dark(film: NDArray[np.uint8], landmarks: NDArray[np.float64]) -> bool:
+def _is_dark(film: NDArray[np.uint8], middle: NDArray[np.float64], half: float) -> bool:
     """Ask of the part of the film that a crop of the public set would show; nothing beyond its edges is counted."""
-    half = _HALF_WIDTH * np.linalg.norm(landmarks[8] - landmarks[0])
-    middle = landmarks.mean(0)
     low = np.clip(np.floor(middle - half), 0, None).astype(int)
     high = np.ceil(middle + half).astype(int) + 1
     window = film[low[1] : high[1], low[0] : high[0]]

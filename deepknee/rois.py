@@ -1,7 +1,8 @@
 """A folder of graded ROIs cut from whole films: ``knees.csv`` and the pictures that it names.
 
 `scripts/data_stuff/create_grading_dataset.py` writes it, ``data: {source: graded_rois}`` of an experiment reads it.
-Unlike a graded folder, the table knows subject (several visits of one stay together), spacing and polarity.
+Unlike a graded folder, the table knows subject (several visits of one stay together) and spacing, and bone is bright:
+films with dark bone were inverted before they were cut.
 """
 
 from __future__ import annotations

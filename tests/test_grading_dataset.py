@@ -283,6 +283,27 @@ def test_what_the_header_says_is_noted_or_refused(copy, tmp_path):
     assert notes[3].startswith("the header says that the view is AP")
 
 
+@pytest.mark.parametrize("listed", [True, False])
+def test_dark_bone_that_the_header_denies_is_righted(listed, copy, tmp_path):
+    """As reading does: else a training would see what no grader is shown."""
+    known = {"listed": listed, "locate": None if listed else Finder(copy.films, copy.root)}
+    plain = copy.prepare(tmp_path / "plain", **known)
+
+    def darken(dataset):
+        kind = np.uint16 if dataset.BitsAllocated == 16 else np.uint8
+        pixels = np.frombuffer(dataset.PixelData, kind)
+        dataset.PixelData = (pixels.max() - pixels).tobytes()
+
+    copy.edit(0, darken)
+    done = copy.prepare(tmp_path / "out", **known)
+    (note,) = [p for p in done.problems if "dark bone" in p.problem]
+    assert (note.film, note.kind) == (copy.films[0].name, "note")
+    for row in plain.rows:
+        one, other = (cv2.imread(str(tmp_path / name / row.file), cv2.IMREAD_UNCHANGED) for name in ("plain", "out"))
+        np.testing.assert_allclose(one.astype(int), other, atol=1)
+    assert len(done.rows) == len(plain.rows)
+
+
 def test_a_film_without_spacing_is_scaled_by_its_boxes(copy, tmp_path):
     plain = copy.prepare(tmp_path / "plain")
     copy.edit(0, lambda dataset: delattr(dataset, "ImagerPixelSpacing"))
