@@ -156,7 +156,7 @@ def choose_film(films: Sequence[OaiFilm]) -> Choice:
         return Choice(None, f"{first[0].path}: missing{missing_hint(first[0].path)}")
     left = sorted({film.folder for film in bilateral} - {taken.folder})
     remark = (
-        f"several bilateral films: took {taken.folder} (the earliest there is), left {', '.join(left)}" if left else ""
+        f"several bilateral films: took {taken.folder} (of the earliest date), left {', '.join(left)}" if left else ""
     )
     return Choice(taken, remark)
 

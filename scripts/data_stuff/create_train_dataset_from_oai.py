@@ -1,7 +1,8 @@
 """Cut KNEEL's training pictures from the OAI download: 140 mm ROIs at 0.3 mm and whole films at 1 mm.
 
 Of contents.csv those rows are taken whose ParticipantID is in the annotation table and whose SeriesDescription is
-"Bilateral PA Fixed Flexion Knee" (in whatever case); of several such films of a subject the earliest that is there.
+"Bilateral PA Fixed Flexion Knee" (in whatever case); of several such films of a subject one of the earliest
+date that is there, of a later visit never.
 The film is FOLDER/001. Millimetres are the detector's (ImagerPixelSpacing, else PixelSpacing), as in KNEEL's table.
 
 Writes to --out, which then is the DATA_ROOT of lc_experiments/ and hc_experiments/:
