@@ -1,5 +1,6 @@
 """How much of a cluster's work fits on its nodes: counted without Ray."""
 
+import signal
 from collections import Counter
 from types import SimpleNamespace
 
@@ -8,7 +9,8 @@ from queue_tools import fake
 
 from kneel.engine import ray_cluster
 from kneel.engine.queue import ray_jobs
-from kneel.engine.queue.ray_jobs import RayAttempt
+from kneel.engine.queue.locks import Lock, Watch
+from kneel.engine.queue.ray_jobs import RayAttempt, RayStart, run_here
 from kneel.engine.queue.workers import Outcome, Slot
 from kneel.engine.ray_cluster import ClusterError, Share, slots
 
@@ -58,3 +60,33 @@ def test_done_is_believed_once_this_machine_sees_it(tmp_path, monkeypatch):
     assert lost is not None
     assert lost.hopeless
     assert "do both see the same WORKDIR?" in lost.reason
+
+
+def test_a_job_that_another_runner_has_keeps_no_place_of_the_cluster(tmp_path, monkeypatch):
+    sent = []
+    task = SimpleNamespace(remote=lambda job, *_: sent.append(job))
+    monkeypatch.setattr(ray_jobs, "load_ray", lambda: SimpleNamespace(remote=lambda **_: lambda function: task))
+    start, job, watch = RayStart(Share()), fake(tmp_path, "a"), Watch()
+    lock = Watch().acquire(job.folder)
+    busy = start(job, Slot("ray 0"), watch)
+    assert (busy.state, sent) == ("busy", [])
+    lock.release()
+    assert isinstance(start(job, Slot("ray 0"), watch), RayAttempt)
+    assert sent == [job]
+    assert isinstance(Watch().acquire(job.folder), Lock), "free for the node"
+
+
+def test_a_call_to_stop_while_a_job_is_started_is_heard_and_its_lock_given_back(tmp_path, monkeypatch):
+    job, begin = fake(tmp_path, "a", epochs=1000, seconds=0.1), ray_jobs.start_job
+
+    def begin_and_stop(*arguments, **more):
+        signal.raise_signal(signal.SIGINT)
+        return begin(*arguments, **more)
+
+    monkeypatch.setattr(ray_jobs, "start_job", begin_and_stop)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert run_here(job, Share(), None, 5.0).state == "interrupted"
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert isinstance(Watch().acquire(job.folder), Lock)

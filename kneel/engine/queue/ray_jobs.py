@@ -8,13 +8,12 @@ from collections import Counter
 from typing import Any
 
 from kneel.engine.queue.jobs import Job
-from kneel.engine.queue.locks import STALE_SECONDS, Watch
+from kneel.engine.queue.locks import Busy, Watch
 from kneel.engine.queue.state import is_done
-from kneel.engine.queue.workers import GRACE_SECONDS, Attempt, Outcome, Slot, start_job
+from kneel.engine.queue.workers import GRACE_SECONDS, Outcome, Slot, start_job
 from kneel.engine.ray_cluster import Share, load_ray
 
 _DEATHS = 10  # of nodes and worker processes under one job; one more counts as a failure
-_ASK_AGAIN_SECONDS = 1.0
 _LOOK_SECONDS = 0.1
 _LAG_SECONDS = 60.0  # of what another machine wrote into a shared folder
 
@@ -41,9 +40,9 @@ class RayStart:
 
     def __call__(
         self, job: Job, slot: Slot, watch: Watch, *, source: Job | None = None, grace: float = GRACE_SECONDS
-    ) -> RayAttempt:
+    ) -> RayAttempt | Outcome:
         """
-        Send a job to the cluster.
+        Send a job to the cluster, unless another runner has it: that would keep a place of the cluster waiting.
 
         Parameters
         ----------
@@ -52,10 +51,14 @@ class RayStart:
         slot
             For the table only: Ray decides where.
         watch
-            Not used: the node takes the lock.
+            This runner's, which notices owners that died. The lock itself is taken by the node.
         source, grace
             As for `start_job`.
         """
+        lock = watch.acquire(job.folder)
+        if isinstance(lock, Busy):
+            return Outcome("busy", str(lock))
+        lock.release()
         reference = self._task.remote(job, self._share, source, grace)
         return RayAttempt(job, slot, reference, source, self._died)
 
@@ -120,8 +123,6 @@ def run_here(job: Job, share: Share, source: Job | None, grace: float) -> Outcom
     """
     Run a job to its end; called by Ray on a node.
 
-    A job whose owner seems to be alive is watched until that is sure: only then can a dead node's job be taken over.
-
     Parameters
     ----------
     job, source, grace
@@ -129,27 +130,18 @@ def run_here(job: Job, share: Share, source: Job | None, grace: float) -> Outcom
     share
         What Ray has given it; GPUs by ``CUDA_VISIBLE_DEVICES``.
     """
-    # Ray cancels as Ctrl-C would: in vain where a cluster that was started in the background hands down that SIGINT is
-    # ignored, as shells do there
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Ray cancels as Ctrl-C would. That is only noted, and looked at below: an exception between taking the lock and
+    # starting the job would leave the lock to this process, which lives on. Set here, as SIGINT may be handed down as
+    # ignored: shells do that to a cluster that is started in the background
+    asked: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
     slot = Slot(None if share.gpus else "cpu", max(1, int(share.cores)))
-    watch, end = Watch(), time.monotonic() + 2 * STALE_SECONDS
-    while True:
-        started = start_job(job, slot, watch, source=source, grace=grace)
-        if isinstance(started, Attempt):
-            return _wait(started)
-        if started.state != "busy" or time.monotonic() > end:
-            return started
-        time.sleep(_ASK_AGAIN_SECONDS)
-
-
-def _wait(attempt: Attempt) -> Outcome:
-    """Wait by looking again and again: Ray cancels by an exception that no system call is woken by."""
-    try:
-        while (outcome := attempt.poll()) is None:
-            time.sleep(_LOOK_SECONDS)
-        return outcome
-    except BaseException:
-        attempt.stop()
-        attempt.wait()
-        raise
+    started = start_job(job, slot, Watch(), source=source, grace=grace)
+    if isinstance(started, Outcome):
+        return started
+    while (outcome := started.poll()) is None:
+        if asked:
+            started.stop()
+            return started.wait()
+        time.sleep(_LOOK_SECONDS)
+    return outcome
