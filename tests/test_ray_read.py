@@ -23,7 +23,7 @@ from deepknee.batch import read_films
 from deepknee.films import find_films, make_film
 from deepknee.folder import OutputFolder
 from deepknee.output import CRASHED, FolderError
-from deepknee.ray_read import MOST_FILMS, Piece, cut, hand_out, read_over_ray
+from deepknee.ray_read import MOST_FILMS, Piece, Work, cut, hand_out, read_here, read_over_ray
 from deepknee.shard_folder import ShardFolder
 from deepknee.shards import by_name
 from kneel.engine.ray_cluster import ClusterError, Share
@@ -243,6 +243,18 @@ def test_what_stops_a_task_stops_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr("deepknee.ray_read._LAG_SECONDS", 0.0)
     with pytest.raises(FolderError, match="do both see the same --out"):
         go(FakeRay(tmp_path), [Piece(tuple(named("lost")))])
+
+
+def test_films_that_overlap_in_a_process_make_the_same_shard(films, tmp_path, monkeypatch):
+    threads = []
+    monkeypatch.setattr("torch.set_num_threads", threads.append)
+    monkeypatch.setattr("cv2.setNumThreads", threads.append)
+    folder = ShardFolder.by(snapshots(), tmp_path / "out")
+    plan = folder.plan(find_films([str(films)], folder.root)[0])
+    folder.open(plan.run)
+    works = [Work(folder, plan.run, make_reader, share) for share in (Share(), Share(2.5), Share(1, 0.5))]
+    assert len({read_here(work, plan.pending) for work in works}) == 1, "its name is its content"
+    assert threads == [1, 1, 2, 2, 1, 1]
 
 
 @pytest.mark.parametrize(("count", "places", "sizes"), [(9, 2, [2, 2, 2, 2, 1]), (3, 8, [1] * 3), (999, 2, [100] * 10)])
