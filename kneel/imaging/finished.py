@@ -16,7 +16,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from tqdm import tqdm
 
-from kneel.imaging.preparing import Problem, picture_fault, run_tasks, write_whole
+from kneel.imaging.preparing import Problem, picture_fault, run_tasks
+from kneel.imaging.writing import write_whole
 
 RECORDS = "records"
 

@@ -6,9 +6,7 @@ it stopped, and lists everything that is missing, with the reason, in a table of
 
 from __future__ import annotations
 
-import csv
 import multiprocessing
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +18,8 @@ from typing import Any, Literal, TypeVar
 
 import cv2
 import numpy as np
+
+from kneel.imaging.writing import write_rows
 
 GOES_ON = "started again it goes on where it stopped"
 
@@ -88,21 +88,6 @@ def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file beside its place and rename it: a broken run leaves no part of a file under its name.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    data : bytes
-        What goes into it.
-    """
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(data)
-    os.replace(beside, path)
-
-
 def write_table(path: Path, kind: type, rows: Sequence[Any]) -> None:
     """Write dataclasses as a CSV table, whole or not at all.
 
@@ -115,12 +100,7 @@ def write_table(path: Path, kind: type, rows: Sequence[Any]) -> None:
     rows : sequence of `kind`
         One row each.
     """
-    beside = path.with_name(path.name + ".part")
-    with beside.open("w", newline="", encoding="utf-8") as stream:
-        table = csv.writer(stream, lineterminator="\n")
-        table.writerow([field.name for field in fields(kind)])
-        table.writerows(astuple(row) for row in rows)
-    os.replace(beside, path)
+    write_rows(path, [[field.name for field in fields(kind)], *map(astuple, rows)])
 
 
 def encode_png(picture: np.ndarray) -> bytes:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kneel.imaging.geometry import RoiFrame, Side, Spacing, millimetres_per_pixel, mirror_points, resize_points
+from kneel.imaging.writing import write_rows
 
 LANDMARKS = (
     "tibia lateral edge",
@@ -187,18 +188,14 @@ def write_annotations(path: str | os.PathLike[str], knees: Iterable[KneeAnnotati
     knees : iterable of KneeAnnotation
         One row each.
     """
-    path = Path(path)
-    beside = path.with_name(path.name + ".part")
-    with beside.open("w", newline="", encoding="utf-8") as stream:
-        table = csv.writer(stream, lineterminator="\n")
-        table.writerow([*_COLUMNS, "convention"])
-        for knee in knees:
-            corner = np.asarray(knee.origin) + PADDING
-            box = [*corner, *(corner + ROI_SIZE)]
-            middle = corner + ROI_SIZE // 2
-            numbers = (knee.points[TIBIA], knee.points[FEMUR], np.asarray(box), middle)
-            table.writerow([knee.subject_id, knee.side, knee.kl, *map(_format, numbers), CONVENTION])
-    os.replace(beside, path)
+    write_rows(Path(path), [[*_COLUMNS, "convention"], *map(_row, knees)])
+
+
+def _row(knee: KneeAnnotation) -> list[object]:
+    corner = np.asarray(knee.origin) + PADDING
+    box = np.asarray([*corner, *(corner + ROI_SIZE)])
+    numbers = (knee.points[TIBIA], knee.points[FEMUR], box, corner + ROI_SIZE // 2)
+    return [knee.subject_id, knee.side, knee.kl, *map(_format, numbers), CONVENTION]
 
 
 def _format(numbers: NDArray) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +15,7 @@ from tqdm import tqdm
 from kneel.imaging.geometry import Side
 from kneel.imaging.preparing import run_tasks
 from kneel.imaging.schema import KneeAnnotation, write_annotations
+from kneel.imaging.writing import write_rows, write_whole
 from kneel.phantom.dicom_file import dicom_bytes
 from kneel.phantom.film import Implant
 from kneel.phantom.render import FilmSpec, render_film
@@ -155,7 +155,7 @@ def write_cohort(
         root / "films", root / "annotations.csv", root / "films.csv", tuple(subject for subject, _ in tasks)
     )
     write_annotations(cohort.annotations, annotations)
-    _write_table(cohort.table, rows)
+    write_rows(cohort.table, [FILM_COLUMNS, *([row[name] for name in FILM_COLUMNS] for row in rows)])
     return cohort
 
 
@@ -247,9 +247,7 @@ def _write_film(
     calibration = str(rng.choice(["detector", "magnification", "calibrated"], p=[0.75, 0.1, 0.15]))
     film = render_film(spec, rng)
     path = root / "films" / f"{subject}.dcm"
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(dicom_bytes(film, subject, str(seed), calibration))
-    os.replace(beside, path)
+    write_whole(path, dicom_bytes(film, subject, str(seed), calibration))
     spacing = spec.spacing_mm, spec.spacing_mm
     knees = [KneeAnnotation.from_film(subject, knee.side, knee.kl, knee.landmarks, spacing) for knee in film.knees]
     values = (
@@ -264,12 +262,3 @@ def _write_film(
         seed,
     )
     return knees, dict(zip(FILM_COLUMNS, values, strict=True))
-
-
-def _write_table(path: Path, rows: list[dict[str, object]]) -> None:
-    beside = path.with_name(path.name + ".part")
-    with beside.open("w", newline="", encoding="utf-8") as stream:
-        table = csv.DictWriter(stream, FILM_COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-    os.replace(beside, path)

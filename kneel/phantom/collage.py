@@ -23,6 +23,7 @@ from kneel.imaging.geometry import Side, mirror_points
 from kneel.imaging.preparing import run_tasks
 from kneel.imaging.radiograph import normalize_percentiles
 from kneel.imaging.schema import KneeAnnotation, write_annotations
+from kneel.imaging.writing import write_whole
 from kneel.phantom.cohort import claim_folders
 from kneel.phantom.dicom_file import dicom_bytes
 from kneel.phantom.render import Film, FilmSpec, render_film
@@ -98,9 +99,7 @@ def _write_collage(
     crop = knees[int(rng.integers(len(knees)))]
     film = render_collage(crop, rng, pair=bool(rng.random() < pairs))
     path = root / "films" / f"{crop.subject_id}.dcm"
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(dicom_bytes(film, crop.subject_id, str(seed), "detector"))
-    os.replace(beside, path)
+    write_whole(path, dicom_bytes(film, crop.subject_id, str(seed), "detector"))
     spacing = SPACING_MM, SPACING_MM
     return [
         KneeAnnotation.from_film(crop.subject_id, knee.side, knee.kl, knee.landmarks, spacing) for knee in film.knees

@@ -5,7 +5,6 @@ The layout is that of `deepknee.downloads`, the tables are those of `deepknee.re
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from kneel.imaging.geometry import Side
 from kneel.imaging.oai import FILM, detector_spacing
 from kneel.imaging.preparing import run_tasks
 from kneel.imaging.schema import CENTER, KneeAnnotation
+from kneel.imaging.writing import write_rows, write_whole
 from kneel.phantom.cohort import CohortOptions, draw_spec
 from kneel.phantom.dicom_file import dicom_bytes
 from kneel.phantom.oai import OaiPhantom
@@ -152,7 +152,7 @@ def write_oai_readings(path: Path, films: Iterable[GradedFilm]) -> None:
     """
     sides: Mapping[Side, int] = {"R": 1, "L": 2}
     rows = [(film.subject_id, sides[side], 15, kl) for film in films for side, kl in film.grades.items()]
-    _write_rows(path, [("ID", "SIDE", "READPRJ", "V00XRKL"), *rows])
+    write_rows(path, [("ID", "SIDE", "READPRJ", "V00XRKL"), *rows])
 
 
 def write_most_readings(path: Path, films: Iterable[GradedFilm]) -> None:
@@ -171,7 +171,7 @@ def write_most_readings(path: Path, films: Iterable[GradedFilm]) -> None:
         row.update({f"V{film.visit}X{side}KL": kl for side, kl in film.grades.items()})
     names = sorted({name for row in subjects.values() for name in row})
     rows = [(subject, *(row.get(name, "") for name in names)) for subject, row in subjects.items()]
-    _write_rows(path, [("MOSTID", *names), *rows])
+    write_rows(path, [("MOSTID", *names), *rows])
 
 
 def write_boxes(path: Path, films: Iterable[GradedFilm]) -> None:
@@ -190,16 +190,7 @@ def write_boxes(path: Path, films: Iterable[GradedFilm]) -> None:
         corners = [np.rint(film.centers[side] + 0.5 - size / 2).astype(int) for side in ("L", "R")]
         numbers = [value for corner in corners for value in (*corner, *(corner + size))]
         lines.append(" ".join(map(str, [film.name, *numbers])) + "\n")
-    beside = path.with_name(path.name + ".part")
-    beside.write_text("".join(lines), encoding="utf-8")
-    os.replace(beside, path)
-
-
-def _write_rows(path: Path, rows: Sequence[Sequence[object]]) -> None:
-    beside = path.with_name(path.name + ".part")
-    with beside.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream, lineterminator="\n").writerows(rows)
-    os.replace(beside, path)
+    write_whole(path, "".join(lines).encode())
 
 
 def _write_film(root: Path, seed: int, options: CohortOptions, task: tuple[int, int]) -> GradedFilm:
@@ -216,9 +207,7 @@ def _write_film(root: Path, seed: int, options: CohortOptions, task: tuple[int, 
     for folder in (path.parent, lateral.parent):
         folder.mkdir(parents=True, exist_ok=True)
     lateral.touch()
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(dicom_bytes(film, subject, f"{seed} {visit}", "detector"))
-    os.replace(beside, path)
+    write_whole(path, dicom_bytes(film, subject, f"{seed} {visit}", "detector"))
     spacing = spec.spacing_mm, spec.spacing_mm
     knees = [KneeAnnotation.from_film(subject, knee.side, knee.kl, knee.landmarks, spacing) for knee in film.knees]
     return _graded(name, visit, spec.spacing_mm, knees)

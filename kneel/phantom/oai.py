@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from tqdm import tqdm
 from kneel.imaging.oai import BILATERAL, CONTENTS, FILM
 from kneel.imaging.preparing import run_tasks
 from kneel.imaging.schema import KneeAnnotation, write_annotations
+from kneel.imaging.writing import write_rows, write_whole
 from kneel.phantom.cohort import CohortOptions, draw_spec
 from kneel.phantom.dicom_file import dicom_bytes
 from kneel.phantom.render import render_film
@@ -117,12 +117,7 @@ def write_contents(root: Path, rows: Sequence[Sequence[object]]) -> None:
     rows : sequence of sequences
         Values in the order of `COLUMNS`.
     """
-    beside = root / (CONTENTS + ".part")
-    with beside.open("w", newline="", encoding="utf-8") as stream:
-        table = csv.writer(stream, lineterminator="\n")
-        table.writerow(COLUMNS)
-        table.writerows(rows)
-    os.replace(beside, root / CONTENTS)
+    write_rows(root / CONTENTS, [COLUMNS, *rows])
 
 
 def _write_film(root: Path, seed: int, options: CohortOptions, index: int) -> tuple[str, list[KneeAnnotation]]:
@@ -135,9 +130,7 @@ def _write_film(root: Path, seed: int, options: CohortOptions, index: int) -> tu
     folder = f"{center}/{subject}/{_DATE + index % 28}/{index:07d}0"
     path = root / folder / FILM
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(FILM + ".part")
-    beside.write_bytes(dicom_bytes(film, subject, str(seed), "detector"))
-    os.replace(beside, path)
+    write_whole(path, dicom_bytes(film, subject, str(seed), "detector"))
     spacing = spec.spacing_mm, spec.spacing_mm
     knees = [KneeAnnotation.from_film(subject, knee.side, knee.kl, knee.landmarks, spacing) for knee in film.knees]
     return folder, knees

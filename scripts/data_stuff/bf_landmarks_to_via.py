@@ -17,7 +17,6 @@ import argparse
 import csv
 import json
 import math
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +33,7 @@ from kneel.imaging.oai import detector_spacing
 from kneel.imaging.radiograph import RadiographError, normalize_percentiles
 from kneel.imaging.schema import LANDMARKS, AnnotationError
 from kneel.imaging.via import ViaKnee, ViaKnees, via_entry
+from kneel.imaging.writing import write_whole
 
 FLIPPED = "_f"
 NO_GRADE = -1
@@ -65,7 +65,7 @@ def main() -> int:
             entries[f"{entry['filename']}{entry['size']}"] = entry
         except (AnnotationError, RadiographError, OSError) as error:
             problems.append(str(error))
-    write(given.out / "via.json", json.dumps(entries, indent=1).encode())
+    write_whole(given.out / "via.json", json.dumps(entries, indent=1).encode())
     print("".join(f"missing: {problem}\n" for problem in problems), end="", file=sys.stderr)
     print(f"{len(entries)} of {len(stems)} films in {given.out / 'via.json'}")
     return 1 if problems else 0
@@ -141,7 +141,7 @@ def convert(
             knees.append(ViaKnee(side, grades.get((subject, side), NO_GRADE), points))
     grey = normalize_percentiles(film.pixels, padding=film.padding)
     picture = cv2.imencode(".png", np.rint(grey * 255).astype(np.uint8))[1].tobytes()
-    write(given.out / f"{subject}.png", picture)
+    write_whole(given.out / f"{subject}.png", picture)
     entry = via_entry(f"{subject}.png", len(picture), ViaKnees(subject, tuple(knees), len(knees) == 2, spacing))
     if len(knees) == 1:  # whether the other knee is on the film, only who sees it can say
         del entry["file_attributes"]["knees"]
@@ -191,13 +191,6 @@ def read_grades(path: Path) -> dict[tuple[str, Side], int]:
             raise AnnotationError(f"{where}: side is {row['side']!r} (L or R) and kl {row['kl']!r} (0 to 4)")
         grades[row["subject_id"], "L" if row["side"] == "L" else "R"] = int(row["kl"])
     return grades
-
-
-def write(path: Path, data: bytes) -> None:
-    """Write a file beside its place and rename it there."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(data)
-    os.replace(beside, path)
 
 
 if __name__ == "__main__":

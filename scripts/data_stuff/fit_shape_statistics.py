@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kneel.imaging.schema import CENTER, ROI_SPACING_MM, read_annotations
+from kneel.imaging.writing import write_whole
 from kneel.measure import joint_space_widths
 from kneel.phantom.shapes import STATISTICS
 
@@ -47,12 +47,10 @@ def main() -> None:
         "source_sha256": hashlib.sha256(arguments.annotations.read_bytes()).hexdigest(),
         "grades": [describe_grade(points[grades == kl]) for kl in range(5)],
     }
-    beside = arguments.out.with_name(arguments.out.name + ".part")
     text = json.dumps(document, indent=1)
     # a vector a line instead of a number a line
     text = re.sub(r"\[\s+([-0-9.,e\s]+?)\s+\]", lambda found: "[" + " ".join(found[1].split()) + "]", text)
-    beside.write_text(text + "\n", encoding="utf-8")
-    os.replace(beside, arguments.out)
+    write_whole(arguments.out, (text + "\n").encode())
 
 
 def describe_grade(points: NDArray[np.float64], explained: float = 0.99) -> dict[str, object]:

@@ -30,8 +30,9 @@ from deepknee.weights import WeightsError, find_weights
 from kneel.imaging.crops import COLUMNS
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.geometry import Side
-from kneel.imaging.preparing import Problem, exit_status, run_tasks, write_table, write_whole
+from kneel.imaging.preparing import Problem, exit_status, run_tasks, write_table
 from kneel.imaging.radiograph import RadiographError
+from kneel.imaging.writing import write_whole
 from kneel.localize import KneeLocalizer
 
 MORE = ("confidence", "flags", "weights")
