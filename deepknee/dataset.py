@@ -1,8 +1,6 @@
 """Graded knees in memory, without a subject on both sides of a split."""
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,7 @@ from deepknee.sources import (
 )
 from kneel.engine.folds import check_leakage, grouped_folds
 from kneel.engine.pixel_cache import cached
-from kneel.engine.processes import progress
+from kneel.engine.reading import read_all
 from kneel.imaging.cohort import read_cohort
 from kneel.imaging.radiograph import RadiographError
 
@@ -168,7 +166,8 @@ def load_knees(folder: Path, source: Source, geometry: PatchGeometry, contrast: 
         items, read = graded_files(folder), lambda path: [read_graded(path, geometry, contrast, landmarks)]
 
     def make() -> tuple[list[NDArray[np.uint8]], list[dict[str, Any]]]:
-        knees = _in_parallel(read, items, str(folder))
+        knees, refused = read_all(read, items, str(folder), RadiographError)
+        refuse(refused)
         if not knees:
             raise DatasetError(f"{folder}: no knees in it")
         return [knee.roi for knee in knees], [{name: getattr(knee, name) for name in _NOTED} for knee in knees]
@@ -176,18 +175,3 @@ def load_knees(folder: Path, source: Source, geometry: PatchGeometry, contrast: 
     kept = cached(make, [source.source, geometry, contrast, items, landmarks], _CODE, str(folder))
     grade, subject, name = ([note[field] for note in kept.notes] for field in _NOTED)
     return GradedKnees(kept.stacked(), np.array(grade, np.int64), tuple(subject), tuple(name))
-
-
-def _in_parallel(read: Callable[[Any], list[GradedKnee]], items: Sequence[Any], title: str) -> list[GradedKnee]:
-    """Read every item on a few threads (decoders and OpenCV leave Python's lock); gather the failures into one."""
-
-    def attempt(item: Any) -> list[GradedKnee] | RadiographError:
-        try:
-            return read(item)
-        except RadiographError as error:
-            return error
-
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
-        results = list(progress(threads.map(attempt, items), title, len(items)))
-    refuse([str(result) for result in results if isinstance(result, Exception)])
-    return [knee for result in results if isinstance(result, list) for knee in result]

@@ -30,6 +30,7 @@ from kneel.engine.config import ConfigError
 from kneel.engine.fit import FitResult, fit
 from kneel.engine.folds import split_digest, subject_marks
 from kneel.engine.precision import at_least_float32
+from kneel.engine.reading import grey_statistics
 from kneel.engine.transfer import start_of, weights_of_split
 
 
@@ -90,7 +91,7 @@ class GradingTask:
     def settings(self) -> GraderSettings:
         """What the snapshot needs besides the weights; the intensity is measured on the training knees."""
         experiment = self.experiment
-        mean, std = grey_statistics(self.knees[0].rois, self.view)
+        mean, std = grey_statistics(picture for roi in self.knees[0].rois for picture in self.view.cut(roi))
         intensity = Intensity(contrast=experiment.contrast, mean=mean, std=std)
         return GraderSettings(model=experiment.model, geometry=experiment.geometry, intensity=intensity)
 
@@ -208,31 +209,6 @@ def transfer_weights(net: GradingNet, path: Path, split: Mapping[str, str]) -> s
     for name, value in sorted(weights.items()):
         digest.update(name.encode() + value.contiguous().numpy().tobytes())
     return f"{meta['name']}, sha256 of the weights {digest.hexdigest()}"
-
-
-def grey_statistics(rois: NDArray[np.uint8], view: View) -> tuple[float, float]:
-    """Mean and standard deviation of all pixels that a network sees, on the [0, 1] scale.
-
-    Parameters
-    ----------
-    rois : ndarray, shape (N, S, S), uint8
-        ROIs.
-    view : View
-        What it sees of them.
-
-    Returns
-    -------
-    (float, float)
-        Mean and standard deviation, rounded to six digits.
-    """
-    counts = np.zeros(256)
-    for roi in rois:
-        for picture in view.cut(roi):
-            counts += np.bincount(picture.ravel(), minlength=256)
-    grey = np.arange(256) / 255
-    mean = np.average(grey, weights=counts)
-    variance = np.average((grey - mean) ** 2, weights=counts)
-    return round(float(mean), 6), round(float(np.sqrt(variance)), 6)
 
 
 def train_grader(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from kneel.dataset import LandmarkSample
 from kneel.engine.pixel_cache import cached
-from kneel.engine.processes import progress
+from kneel.engine.reading import read_all
 from kneel.imaging.cohort import CohortFilm, read_cohort
 from kneel.imaging.crops import AnnotatedCrop, read_crops
 from kneel.imaging.dicom import read_radiograph
@@ -116,7 +115,10 @@ def _kept(
     """Take the samples of all items from the cache, or read them and leave them there."""
 
     def make() -> tuple[list[NDArray[np.uint8]], list[dict[str, Any]]]:
-        samples = _in_parallel(partial(read, **settings), items, title)
+        samples, refused = read_all(partial(read, **settings), items, title, RadiographError)
+        if refused:
+            what = f"{len(refused)} of {len(items)} pictures cannot be used"
+            raise RadiographError("\n".join([f"{what}:", *refused]))
         notes = [{name: getattr(sample, name) for name in _NOTED} for sample in samples]
         points = [{"points": sample.points.tolist()} for sample in samples]
         return [sample.picture for sample in samples], [a | b for a, b in zip(notes, points, strict=True)]
@@ -126,29 +128,6 @@ def _kept(
         LandmarkSample(picture, **note | {"points": np.array(note["points"], float)})
         for picture, note in zip(kept.pixels, kept.notes, strict=True)
     ]
-
-
-def _in_parallel(read: Callable[[Any], list[LandmarkSample]], items: Iterable[Any], title: str) -> list[LandmarkSample]:
-    """Read every item on a few threads (decoders and OpenCV leave Python's lock); gather the failures into one."""
-    items = list(items)
-    samples: list[LandmarkSample] = []
-    failures: list[str] = []
-
-    def attempt(item: Any) -> list[LandmarkSample] | RadiographError:
-        try:
-            return read(item)
-        except RadiographError as error:
-            return error
-
-    with ThreadPoolExecutor(2) as pool:
-        for result in progress(pool.map(attempt, items), title, len(items)):
-            if isinstance(result, RadiographError):
-                failures.append(str(result))
-            else:
-                samples.extend(result)
-    if failures:
-        raise RadiographError(f"{len(failures)} of {len(items)} pictures cannot be used:\n" + "\n".join(failures))
-    return samples
 
 
 def _cut_film(film: CohortFilm, *, stage: Stage, spacing_mm: float, margin: float) -> list[LandmarkSample]:

@@ -22,6 +22,7 @@ from kneel.engine.config import ConfigError
 from kneel.engine.fit import FitResult, fit
 from kneel.engine.folds import check_leakage, grouped_folds, split_digest
 from kneel.engine.parallel import batch_mean, whole_batch
+from kneel.engine.reading import grey_statistics
 from kneel.engine.transfer import start_of, weights_of_split
 from kneel.experiment import LandmarkExperiment
 from kneel.losses import build_criterion, visible_mean
@@ -210,28 +211,6 @@ class LandmarkTask:
             shape = MeanShape.of(sample.points * self.experiment.roi.spacing_mm for sample in self.samples[0])
             described["shape"] = {"points": shape.points.round(4).tolist(), "residual": round(shape.residual, 4)}
         return described
-
-
-def grey_statistics(pictures: list[NDArray[np.uint8]]) -> tuple[float, float]:
-    """Mean and standard deviation of all pixels of 8-bit pictures, on the [0, 1] scale.
-
-    Parameters
-    ----------
-    pictures : list of ndarray, uint8
-        Pictures of any sizes.
-
-    Returns
-    -------
-    (float, float)
-        Mean and standard deviation, rounded to six digits.
-    """
-    counts = np.zeros(256)
-    for picture in pictures:
-        counts += np.bincount(picture.ravel(), minlength=256)
-    grey = np.arange(256) / 255
-    mean = (counts * grey).sum() / counts.sum()
-    variance = (counts * (grey - mean) ** 2).sum() / counts.sum()
-    return round(float(mean), 6), round(float(np.sqrt(variance)), 6)
 
 
 def train_landmarks(

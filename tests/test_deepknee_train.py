@@ -10,9 +10,7 @@ from deepknee.dataset import GradedKnees
 from deepknee.ensemble import Grader
 from deepknee.experiment import GradingExperiment
 from deepknee.metrics import grading_metrics
-from deepknee.patches import PatchGeometry
-from deepknee.train import GradingTask, grey_statistics, train_grader
-from deepknee.views import Compartments
+from deepknee.train import GradingTask, train_grader
 from kneel.engine.config import ConfigError, load_config
 from kneel.engine.folds import LeakageError
 from kneel.engine.snapshot import load_snapshot, update_snapshot
@@ -92,19 +90,13 @@ def test_without_balance_the_order_is_the_engines(root: Path, tmp_path: Path) ->
     assert task.train_sampler(task.train_dataset(), torch.Generator()) is None
 
 
-def test_statistics_cover_both_patches() -> None:
-    """The original used the lateral patch twice."""
-    geometry = PatchGeometry(roi_mm=6.0, roi_px=6, crop=6, patch=3, top=0)
-    rois = np.random.default_rng(0).integers(0, 256, (3, 6, 6), np.uint8)
-    both = rois[:, :3] / 255  # rows 0..2; the two patches share all columns
-    assert grey_statistics(rois, Compartments(geometry)) == pytest.approx((both.mean(), both.std()), abs=1e-6)
-
-
 def test_statistics_are_those_of_the_training_knees(root: Path, tmp_path: Path) -> None:
     task = GradingTask(experiment(tmp_path), root, name="kl")
     assert isinstance(task.knees[0], GradedKnees)
     found = task.settings.intensity
-    assert (found.mean, found.std) == grey_statistics(task.knees[0].rois, task.view)
+    # of both patches, which share all columns of the crop; the original used the lateral patch twice
+    both = task.knees[0].rois[:, 2 + 25 : 2 + 75, 2:102] / 255
+    assert (found.mean, found.std) == pytest.approx((both.mean(), both.std()), abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from kneel.metrics import error_summary, radial_errors
 from kneel.network import build_network
 from kneel.phantom.cohort import write_cohort
 from kneel.stage import Stage
-from kneel.train import LandmarkTask, grey_statistics, train_landmarks
+from kneel.train import LandmarkTask, train_landmarks
 
 SETTINGS = {
     "task": "lc",
@@ -336,12 +336,6 @@ def test_folds_hold_each_subject_out_once(tmp_path):
         LandmarkTask(experiment(data=source, folds=3), tmp_path, name="lc", fold=3)
     with pytest.raises(ValueError, match="fold = 1: must be 0 to 0"):  # a validation set of its own: one fold only
         LandmarkTask(experiment(), tmp_path, name="lc", fold=1)
-
-
-def test_grey_statistics_are_numpys():
-    pictures = [np.random.default_rng(i).integers(0, 256, (20, 30 + i)).astype(np.uint8) for i in range(3)]
-    pixels = np.concatenate([picture.ravel() for picture in pictures]) / 255
-    assert grey_statistics(pictures) == (pytest.approx(pixels.mean(), abs=1e-6), pytest.approx(pixels.std(), abs=1e-6))
 
 
 def test_error_summary_by_hand():
