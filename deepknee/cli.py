@@ -242,13 +242,13 @@ def _version() -> str:
 
 
 def _read(options: argparse.Namespace) -> int:
-    from deepknee.films import PathsError, find_films
+    from deepknee.films import DIGITS, DIGITS_OF_MANY, PathsError, find_films
     from deepknee.output import FolderError
     from deepknee.pipeline import DeviceError
     from deepknee.weights import WeightsError, find_weights
 
     try:
-        found = find_films(options.paths, options.out)
+        found = find_films(options.paths, options.out, DIGITS_OF_MANY if options.ray else DIGITS)
         weights = find_weights(options.weights)
         print(f"weights: {weights}", file=sys.stderr)
         summary = (_over_ray if options.ray else _here)(found, weights, options)

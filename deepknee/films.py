@@ -20,6 +20,10 @@ SHARDS = "shards"  # the folder of what is read over a cluster
 OWN_FOLDERS = ("knees", "records", SHARDS)
 _OWN_FILES = frozenset({MARKER, "results.csv", "failures.csv", "report.html", "results.parquet"})
 
+# Hexadecimal digits in the keys of films. Two films of one name get the same ten once in 200 times where a hundred
+# thousand have that name, and most probably where two million have; the same sixteen hardly ever.
+DIGITS, DIGITS_OF_MANY = 10, 16
+
 
 class PathsError(ValueError):
     """Paths that cannot be what the user meant; says which and why."""
@@ -44,7 +48,9 @@ class Film:
     key: str
 
 
-def find_films(paths: Iterable[str | os.PathLike[str]], out: Path) -> tuple[list[Film], list[tuple[Film, str]]]:
+def find_films(
+    paths: Iterable[str | os.PathLike[str]], out: Path, digits: int = DIGITS
+) -> tuple[list[Film], list[tuple[Film, str]]]:
     """List the films at some paths.
 
     Folders are walked, also through links; hidden files and folders and output folders of ``deepknee read`` are left
@@ -56,6 +62,8 @@ def find_films(paths: Iterable[str | os.PathLike[str]], out: Path) -> tuple[list
         Files and folders.
     out : Path
         Output folder of this reading.
+    digits : int
+        As for `make_film`.
 
     Returns
     -------
@@ -67,7 +75,7 @@ def find_films(paths: Iterable[str | os.PathLike[str]], out: Path) -> tuple[list
     Raises
     ------
     PathsError
-        A path does not exist, lies in our own outputs, or nothing was found.
+        A path does not exist, lies in our own outputs, nothing was found, or two files have the same key.
     """
     films: dict[Path, Film] = {}
     others: dict[Path, tuple[Film, str]] = {}
@@ -75,7 +83,7 @@ def find_films(paths: Iterable[str | os.PathLike[str]], out: Path) -> tuple[list
     for given in named:
         _check(given, out)
         for file in _walk(given) if os.path.isdir(given) else [given]:
-            film = make_film(file, out)
+            film = make_film(file, out, digits)
             reason = "" if file == given else _no_film(file)
             if reason:
                 others.setdefault(film.path, (film, reason))
@@ -83,10 +91,16 @@ def find_films(paths: Iterable[str | os.PathLike[str]], out: Path) -> tuple[list
                 films.setdefault(film.path, film)
     if not films:
         raise PathsError(f"no films at {', '.join(named)}: no files there but hidden and side files")
+    keys: dict[str, Film] = {}
+    for film in films.values():
+        if (twin := keys.setdefault(film.key, film)) is not film:
+            raise PathsError(
+                f"{twin.file} and {film.file}: have the same code {film.key} by chance; choose another --out"
+            )
     return list(films.values()), [other for path, other in others.items() if path not in films]
 
 
-def make_film(file: str, out: Path) -> Film:
+def make_film(file: str, out: Path, digits: int = DIGITS) -> Film:
     """Name a file and its outputs.
 
     Parameters
@@ -95,18 +109,20 @@ def make_film(file: str, out: Path) -> Film:
         Path of the file.
     out : Path
         Output folder. The key depends on the way from it to the file, so that films and outputs can be moved together.
+    digits : int
+        How long the code of that way is.
 
     Returns
     -------
     Film
-        Its key is the plain letters of the name, at most 48, and ten hexadecimal digits.
+        Its key is the plain letters of the name, at most 48, and the code in hexadecimal digits.
     """
     path = Path(os.path.abspath(file))
     try:
         way = os.path.relpath(path, os.path.abspath(out))
     except ValueError:  # another drive of a Windows machine
         way = str(path)
-    digest = hashlib.sha256(Path(way).as_posix().encode("utf-8", "surrogateescape")).hexdigest()[:10]
+    digest = hashlib.sha256(Path(way).as_posix().encode("utf-8", "surrogateescape")).hexdigest()[:digits]
     plain = unicodedata.normalize("NFKD", path.name).encode("ascii", "ignore").decode()
     plain = re.sub(r"(\.dcm|\.dicom|\.png|\.jpe?g|\.tiff?)$", "", plain, flags=re.IGNORECASE)
     plain = re.sub(r"[^A-Za-z0-9]+", "_", plain)[:48].strip("_")

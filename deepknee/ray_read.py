@@ -107,7 +107,7 @@ def read_over_ray(
     ClusterError
         No Ray, no cluster, no room on it, or processes die on it whatever they read.
     FolderError
-        The output folder cannot be used.
+        The output folder cannot be used, or something else took shards out of it.
     WeightsError, DeviceError
         A node cannot load the networks.
     OSError
@@ -120,6 +120,10 @@ def read_over_ray(
     else:
         folder.open(plan.run, others)
     tally = write_tables(folder, plan)
+    if (missing := len(films) - tally.read - tally.failed) and not interrupted:
+        raise FolderError(
+            f"{folder.root}: {missing} films are lost: does another command write there? Run this one again"
+        )
     return Summary(len(films), len(films) - len(plan.pending), tally.read, tally.knees, tally.failed, interrupted)
 
 

@@ -114,3 +114,10 @@ def test_keys_follow_films_and_outputs_that_move_together(tmp_path):
     one, other = (make_film(f"{tmp_path}/{disk}/films/1.dcm", tmp_path / disk / "out") for disk in ("a", "b"))
     assert one.key == other.key
     assert make_film(f"{tmp_path}/a/films/1.dcm", tmp_path / "out").key != one.key
+
+
+def test_two_films_of_one_key_are_refused(tmp_path):
+    touch(tmp_path, *(f"{number}/1.dcm" for number in range(17)))
+    with pytest.raises(PathsError, match=r"have the same code 1-[0-9a-f] by chance"):
+        find_films([str(tmp_path)], tmp_path / "out", digits=1)
+    assert len({film.key for film in find_films([str(tmp_path)], tmp_path / "out")[0]}) == 17

@@ -266,6 +266,12 @@ def test_films_are_cut_so_that_all_places_have_work(count, places, sizes):
     assert max(sizes) <= MOST_FILMS
 
 
+def test_films_that_another_command_takes_away_are_an_error(films, tmp_path, monkeypatch):
+    monkeypatch.setattr("deepknee.ray_read._on_cluster", lambda plan, others, folder, *_: folder.open(plan.run, others))
+    with pytest.raises(FolderError, match="12 films are lost"):
+        read(films, tmp_path, "nowhere")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
