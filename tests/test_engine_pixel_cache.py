@@ -1,3 +1,5 @@
+import fcntl
+import importlib.metadata
 import json
 import logging
 import os
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from kneel.engine import pixel_cache
 from kneel.engine.config import Settings
 from kneel.engine.pixel_cache import cache_folder, cached, fingerprint
 
@@ -71,6 +74,62 @@ def test_whatever_it_depends_on_changes_makes_it_anew(folder, tmp_path):
     ask({"mm": 0.3})
     ask({"mm": 0.3})
     assert make.calls == 5
+
+
+@pytest.mark.parametrize("package", ["pydicom", "python-gdcm", "pillow"])
+def test_another_version_of_what_reads_films_makes_it_anew(folder, monkeypatch, package):
+    make, version = Maker(), importlib.metadata.version
+    for other in (version(package), "99.0", "99.0"):
+        monkeypatch.setattr(
+            importlib.metadata, "version", lambda name, o=other: o if name == package else version(name)
+        )
+        check(cached(make, 1, [], "knees"))
+    assert make.calls == 2
+
+
+def entries(folder):
+    return {json.loads(path.read_text())["content"]["notes"][0]["subject"] for path in folder.glob("*.json")}
+
+
+def keep(folder, name, used):
+    """Keep 100 bytes under a name, last used at a time; its key."""
+    before = set(folder.glob("*.json")) if folder.exists() else set()
+    make = Maker([np.zeros((10, 10), np.uint8)], [{"subject": name}])
+    cached(make, name, [], "knees")
+    (entry,) = set(folder.glob("*.json")) - before
+    for path in (entry, entry.with_suffix(".pixels")):
+        os.utime(path, (used, used))
+    return entry.stem
+
+
+def test_beyond_the_limit_those_go_whose_last_use_is_the_longest_ago(folder, monkeypatch):
+    keys = {name: keep(folder, name, 1000 + at) for at, name in enumerate("abc")}
+    (folder / "mine.pixels").write_bytes(bytes(1000))  # not ours: neither counted nor deleted
+    half = folder / f".{keys['b']}.pixels.x7"
+    half.write_bytes(bytes(50))  # of a writer that was killed
+    os.utime(half, (1001, 1001))
+    size = sum(path.stat().st_size for path in folder.glob("*") if path.name != "mine.pixels")
+    check_a = Maker()
+    cached(check_a, "a", [], "knees")  # used now
+    assert check_a.calls == 0
+    monkeypatch.setattr(pixel_cache, "LARGEST", size)  # one more, and b has to go; that is enough
+    keep(folder, "d", 1010)
+    assert entries(folder) == {"a", "c", "d"}
+    assert not list(folder.glob(f"*{keys['b']}.[!l]*"))
+    assert (folder / "mine.pixels").stat().st_size == 1000
+    monkeypatch.setattr(pixel_cache, "LARGEST", 1)
+    keep(folder, "e", 1020)
+    assert entries(folder) == {"e"}  # the one that was asked for stays, whatever the limit
+
+
+def test_what_another_process_is_reading_or_writing_stays(folder, monkeypatch):
+    key = keep(folder, "a", 1000)
+    keep(folder, "b", 1001)
+    monkeypatch.setattr(pixel_cache, "LARGEST", 1)
+    with (folder / f"{key}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        keep(folder, "c", 1002)
+    assert entries(folder) == {"a", "c"}
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone", "notes", "no json"])

@@ -2,15 +2,18 @@
 
 An entry is two files, ``KEY.pixels`` (all pixels, one after the other) and ``KEY.json`` (shapes, notes, checksums),
 written beside and renamed, the JSON last: what has no JSON is not there. KEY is the hash of all that the pictures
-depend on. Entries can be deleted at any time; a training that has mapped one keeps it until it ends.
+depend on. Entries can be deleted at any time; a training that has mapped one keeps it until it ends. Beyond
+`LARGEST` those go whose last use is the longest ago.
 """
 
 import contextlib
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +26,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 VARIABLE = "KNEEL_CACHE"  # a folder, or "off"
+LARGEST = 30 * 10**9  # bytes of all entries together
+_READERS = (  # what reads and resamples films: another version may give other pixels
+    "numpy", "pillow", "pydicom", "pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle", "pyjpegls", "python-gdcm"
+)  # fmt: skip
+_FILE = re.compile(r"\.?(?P<key>[0-9a-f]{32})\.(json|pixels)(\..*)?")  # the hidden ones are half written
 _EDGE = 64 << 10  # bytes at either end of a file that its stamp reads
 _log = logging.getLogger(__name__)
 
@@ -85,19 +93,21 @@ def cached(
     depends_on
         Settings and sources, see :func:`fingerprint`.
     code
-        Source files (or folders of them) that decide what `make` returns: other code, other pictures.
+        Source files (or folders of them) that decide what `make` returns: other code, other pictures. So do other
+        versions of the packages that read films.
     title
         What the log calls them.
     """
     folder = cache_folder()
     if folder is None:
         return Pictures(*make())
-    versions = {"numpy": np.__version__, "opencv": cv2.__version__}
-    key = _digest([fingerprint(depends_on), [_code_digest(path) for path in code], versions])[:32]
+    key = _digest([fingerprint(depends_on), [_code_digest(path) for path in code], _versions()])[:32]
     entry = folder / f"{key}.json"
     with _alone(entry.with_suffix(".lock")):
         found = _read(entry)
         if found is not None:
+            with contextlib.suppress(OSError):  # a folder that somebody else filled
+                os.utime(entry)
             _log.info("%s: %d pictures from %s", title, len(found.notes), folder)
             return found
         pictures = Pictures(*make())
@@ -107,6 +117,8 @@ def cached(
         except OSError as error:
             _log.warning("%s: not kept in %s (%s); %s names another folder, or off", title, folder, error, VARIABLE)
             return pictures
+        with contextlib.suppress(OSError):  # somebody else makes room at the same time
+            _make_room(folder, key)
         _log.info("%s: decoded into %s (%.0f MB)", title, folder, _size(entry) / 1e6)
         return _read(entry) or pictures
 
@@ -163,6 +175,14 @@ def _stamp(path: Path) -> list[Any]:
 def _code_digest(path: Path) -> str:
     files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
     return _digest([[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files])
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = dict.fromkeys(_READERS)
+    for name in _READERS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found | {"opencv": cv2.__version__}  # which is packaged under several names
 
 
 def _digest(value: Any) -> str:
@@ -231,15 +251,46 @@ def _beside(path: Path) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Let one process in after the other; where files cannot be locked all at once, which costs time, nothing else."""
+def _alone(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """
+    Let one process in after the other; where files cannot be locked all at once, which costs time, nothing else.
+
+    Without waiting it says whether another one is in.
+    """
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError, ImportError):  # a folder that cannot be written; network drives; Windows
+        free = True
+        try:
             import fcntl
 
             path.parent.mkdir(parents=True, exist_ok=True)
-            fcntl.flock(stack.enter_context(path.open("w")), fcntl.LOCK_EX)
-        yield
+            fcntl.flock(stack.enter_context(path.open("w")), fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            free = False
+        except (OSError, ImportError):  # a folder that cannot be written; network drives; Windows
+            pass
+        yield free
+
+
+def _make_room(folder: Path, keep: str) -> None:
+    """Delete what was not used for longest, but for the entry `keep`, until the rest is small enough."""
+    files: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if (match := _FILE.fullmatch(path.name)) is not None:
+            files.setdefault(match["key"], []).append(path)
+    sizes = {key: sum(path.stat().st_size for path in paths) for key, paths in files.items()}
+    # reading renews the notes alone, so the newest file tells; sorted, the notes are gone before their pixels
+    oldest = sorted(files, key=lambda key: max(path.stat().st_mtime for path in files[key]))
+    total = sum(sizes.values())
+    for key in oldest:
+        if total <= LARGEST:
+            break
+        if key == keep:
+            continue
+        with _alone(folder / f"{key}.lock", wait=False) as free:
+            if free:
+                for path in files[key]:
+                    path.unlink(missing_ok=True)
+                total -= sizes[key]
 
 
 def _size(entry: Path) -> int:
