@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from kneel.engine.config import ConfigError
 from kneel.engine.folds import LeakageError, grouped_folds, marked_subjects, split_digest
@@ -16,6 +19,9 @@ _UNSEEN = "None of these subjects was in the training of a network."
 _CHOSE = "Their knees chose the epoch of the networks."
 _UNKNOWN = """Whether the networks were trained on any of these subjects cannot be checked: {few} of {all} snapshots do
 not note theirs, as {first}."""
+_FOLDS = ". Of folds, evaluate_kl.py --out_of_fold takes for each knee the network that held it out"
+_HELD_OUT = """Each knee was graded by the one network that was not trained on its subject. The knees that a network
+held out chose its epoch."""
 _NAMED = 10
 
 
@@ -119,14 +125,56 @@ def check_unseen(trainings: Sequence[Training], subjects: Sequence[str], grades:
     seen = {training.place: training.seen(subjects, grades) for training in trainings}
     known = {place: found for place, found in seen.items() if found}
     if known:
-        everybody = sorted(set().union(*known.values()))
-        names = ", ".join(everybody[:_NAMED]) + (", ..." if len(everybody) > _NAMED else "")
+        everybody = set().union(*known.values())
+        folds = any(training.cut is not None for training in trainings)
         raise LeakageError(
             f"{where}: {len(known)} of {len(seen)} networks, as {next(iter(known))}, were trained on "
-            f"{len(everybody)} of its {len(set(subjects))} subjects: {names}; needs knees of other subjects. Folds of "
-            "one training know each other's: judge one fold by the knees that it held out, or all by a set of its own"
+            f"{len(everybody)} of its {len(set(subjects))} subjects: {_names(everybody)}; needs knees of other "
+            f"subjects{_FOLDS if folds else ''}"
         )
     dumb = [place for place, found in seen.items() if found is None]
     if dumb:
         return " ".join(_UNKNOWN.format(few=len(dumb), all=len(seen), first=dumb[0]).split())
     return f"{_UNSEEN} {_CHOSE}" if any(training.chose(subjects) for training in trainings) else _UNSEEN
+
+
+def held_out(
+    trainings: Sequence[Training], subjects: Sequence[str], grades: Sequence[int], where: str
+) -> tuple[NDArray[np.int64], str]:
+    """Choose for each knee the one network of several folds that was not trained on its subject.
+
+    Parameters
+    ----------
+    trainings, subjects, grades, where
+        As for `check_unseen`.
+
+    Returns
+    -------
+    which : ndarray, shape (N,)
+        Number of the network.
+    words : str
+        What to say in a report.
+
+    Raises
+    ------
+    LeakageError
+        A snapshot does not say enough, or a subject was held out by none or by several networks.
+    """
+    seen = [training.seen(subjects, grades) for training in trainings]
+    dumb = [training.place for training, found in zip(trainings, seen, strict=True) if found is None]
+    if dumb:
+        raise LeakageError(f"{dumb[0]}: does not note whom it was trained on, and {where} is not what it was cut from")
+    unseen = np.array([[subject not in (found or ()) for subject in subjects] for found in seen])
+    for count, words in ((unseen.sum(0) == 0, "none"), (unseen.sum(0) > 1, "several")):
+        if count.any():
+            who = {subject for subject, odd in zip(subjects, count, strict=True) if odd}
+            raise LeakageError(
+                f"{where}: {len(who)} of its {len(set(subjects))} subjects were held out by {words} of the "
+                f"{len(seen)} networks, and must be by one: {_names(who)}"
+            )
+    return unseen.argmax(0), " ".join(_HELD_OUT.split())
+
+
+def _names(subjects: Iterable[str]) -> str:
+    names = sorted(subjects)
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")

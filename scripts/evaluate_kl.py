@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from deepknee.conformal import COVERAGE, LARGEST
 from deepknee.ensemble import Grader
 from deepknee.evaluate import evaluate, same_knees
 from deepknee.evaluate_report import write_report
+from deepknee.out_of_fold import grade_out_of_fold
 from deepknee.pipeline import DeviceError, choose_device
 from deepknee.predictions import (
     GradePredictions,
@@ -50,6 +51,7 @@ EXAMPLES = """\
 examples
   evaluate_kl.py --data DATA/chen2018/val --out evaluation --robustness
   evaluate_kl.py --data DATA/chen2018/test --weights workdir/mine --against workdir/resnet --out both
+  evaluate_kl.py --data DATA/most --weights workdir/five_folds --out_of_fold --out folds
   evaluate_kl.py --predictions a/predictions.csv --against b/predictions.csv --out both"""
 USER_ERRORS = (
     *(PredictionTableError, WeightsError, SnapshotError, LeakageError, DeviceError, ConfigError, RadiographError),
@@ -104,6 +106,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="second model: predictions (.csv) of the same knees, or as --weights, to grade --data with",
     )
+    parser.add_argument(
+        "--out_of_fold",
+        action="store_true",
+        help="--data is what the folds of a training were cut from: grade each knee by the network that held it out",
+    )
     parser.add_argument("--name", help="of the model in the report (default: the experiment's)")
     parser.add_argument("--robustness", action="store_true", help="also grade changed pictures; needs folders 0 to 4")
     parser.add_argument(
@@ -126,6 +133,8 @@ def _check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
         parser.error(f"--coverage {given.coverage}: must lie between 0 and 1, such as 0.9")
     if given.predictions is not None and (given.weights or given.robustness):
         parser.error("--weights and --robustness grade pictures: give --data instead of --predictions")
+    if given.out_of_fold and (given.predictions is not None or given.robustness):
+        parser.error("--out_of_fold grades --data as they are: leave out --predictions and --robustness")
     if given.predictions is not None and given.against and not _is_table(given.against):
         parser.error("--against networks needs --data to grade; with --predictions it must be a .csv")
 
@@ -142,9 +151,13 @@ def _predictions(given: argparse.Namespace) -> tuple[GradePredictions, Grader | 
     if given.robustness and source_of(given.data).source != "graded_folder":
         raise FileNotFoundError(f"{given.data}: --robustness changes pictures of the folders 0 to 4; there are none")
     name, grader = _load(given.weights, given.device)
-    made = grade_folder(grader, given.data, model=given.name or name)
+    made = _grade(given)(grader, given.data, model=given.name or name)
     write_predictions(given.out / "predictions.csv", made)
     return made, grader
+
+
+def _grade(given: argparse.Namespace) -> Callable[..., GradePredictions]:
+    return grade_out_of_fold if given.out_of_fold else grade_folder
 
 
 def _second(given: argparse.Namespace, first: GradePredictions) -> GradePredictions:
@@ -152,7 +165,7 @@ def _second(given: argparse.Namespace, first: GradePredictions) -> GradePredicti
         second = read_predictions(given.against[0])
     else:
         name, grader = _load(given.against, given.device)
-        second = grade_folder(grader, given.data, model=name)
+        second = _grade(given)(grader, given.data, model=name)
         write_predictions(given.out / "predictions_against.csv", second)
     if second.model == first.model:
         second = replace(second, model=f"{second.model} (against)")

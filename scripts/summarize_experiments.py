@@ -9,7 +9,7 @@ Writes to --out (default: WORKDIR/summary):
   TASK_METRIC.png      a picture a metric: a dot a run, mean and SD
 Each run counts with its best epoch. Runs NAME_seed_S that differ in nothing but their seed are one experiment NAME.
 Runs that are not complete are left out, and listed. The metrics are those of the validation part, which also chose the
-epoch: for figures of unseen knees see oof_inference.py (landmarks), and evaluate_kl.py on a set of its own (grades).
+epoch: for figures of unseen knees see oof_inference.py (landmarks), and evaluate_kl.py (grades).
 
 Research use only. Not a medical device.
 """

@@ -12,7 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deepknee.train import GradingExperiment, train_grader
+from deepknee.ensemble import Grader
+from deepknee.experiment import GradingExperiment
+from deepknee.predictions import read_predictions
+from deepknee.train import GradingTask, train_grader
 from deepknee.unseen import Training, check_unseen
 from kneel.engine.config import load_config
 from kneel.engine.folds import LeakageError, grouped_folds, marked_subjects, split_digest, subject_marks
@@ -113,7 +116,43 @@ def test_folds_of_one_training_are_refused_on_its_knees(
     said = capsys.readouterr().err
     assert "3 of 3 networks" in said
     assert "12 of its 12 subjects" in said
-    assert "judge one fold by the knees that it held out" in said
+    assert "evaluate_kl.py --out_of_fold takes for each knee the network that held it out" in said
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_out_of_fold_each_knee_is_graded_by_the_network_that_held_it_out(old: bool, root: Path, tmp_path: Path) -> None:
+    weights = without_marks(root / "runs" / "folds", tmp_path / "old") if old else root / "runs" / "folds"
+    out = tmp_path / "out"
+    assert run("evaluate_kl", root / "train", weights, "--out_of_fold", "--out", str(out), "--resamples", "20") == 0
+    found = read_predictions(out / "predictions.csv")
+    assert found.knees.knee.tolist() == [f"{subject}{side}.png" for subject in SUBJECTS[:12] for side in "LR"]
+    assert found.members is None
+    seen = set()
+    for fold in range(3):
+        task = GradingTask(load_config(root / "folds.yaml", GradingExperiment), root, name="folds", fold=fold)
+        held = task.knees[1]
+        grade = Grader.from_snapshots([root / "runs" / "folds" / f"fold_{fold}" / "best.safetensors"]).predict(
+            held.rois
+        )
+        for name, chances in zip(held.names, grade.probabilities, strict=True):
+            row = found.knees.index[found.knees.knee == Path(name).name][0]
+            np.testing.assert_allclose(found.probabilities[row], chances, atol=1e-6)
+            seen.add(row)
+    assert len(seen) == 24
+    assert (
+        "Each knee was graded by the one network that was not trained on its subject" in (out / "report.md").read_text()
+    )
+
+
+def test_out_of_fold_needs_one_network_a_knee(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--out_of_fold", "--out", str(tmp_path / "out")]
+    assert run("evaluate_kl", root / "test", root / "runs" / "folds", *words) == 1
+    assert "6 of its 6 subjects were held out by several of the 3 networks" in capsys.readouterr().err
+    assert run("evaluate_kl", root / "train", root / "runs" / "folds" / "fold_1", *words) == 1
+    assert "8 of its 12 subjects were held out by none of the 1 networks" in capsys.readouterr().err
+    old = without_marks(root / "runs" / "folds", tmp_path / "old")
+    assert run("evaluate_kl", root / "test", old, *words) == 1
+    assert "does not note whom it was trained on" in capsys.readouterr().err
 
 
 def test_some_training_subjects_among_others_are_named(
