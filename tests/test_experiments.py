@@ -139,6 +139,7 @@ def test_every_grading_experiment_trains_two_epochs(tmp_path, monkeypatch):
         settings["augmentation"] = settings["augmentation"] | {"jitter_px": 2}
         settings["model"] = settings.get("model", {}) | SMALL_KINDS[full.model.kind]
         tiny = {"epochs": 2, "batch_size": 5, "num_workers": 0, "warmup_epochs": min(full.training.warmup_epochs, 1)}
+        tiny["milestones"] = [1] if full.training.milestones else []
         settings["training"] = settings["training"] | tiny
         experiment = GradingExperiment.model_validate_json(json.dumps(settings))
         result = train_grader(experiment, tmp_path, tmp_path / "runs", name=path.stem)
