@@ -1,11 +1,11 @@
 #!/usr/bin/env python
 """How the cost of reading grows: with the film's pixels, the networks a stage, the number of films, the jobs.
 
-    python benchmarks/growth.py --out DIR [pixels] [networks] [films] [jobs]
+    python benchmarks/growth.py [pixels] [networks] [films] [jobs] --out DIR
 
 Each part is measured by itself, kept in DIR/growth.json and printed as the rows of a table; DIR/growth.png shows all
 that is there. Films are phantoms with the same square millimetres whatever their pixels. Several networks a stage are
-copies of those that ship. The 1,000 films are copies of a small one of one knee, read by `deepknee read`; those of the
+copies of those that ship. The many films are copies of a small one of one knee, read by `deepknee read`; those of the
 jobs are copies of the bilateral film of `pipeline.py`, and their time is what each of 20 more films adds, without
 starting and loading.
 """
@@ -38,9 +38,7 @@ from deepknee.weights import find_weights
 from kneel.engine.snapshot import write_atomic
 from kneel.localize import KneeLocalizer
 
-MEGAPIXELS = (1, 2, 5, 10, 20, 40)
-NETWORKS = (1, 2, 3, 4, 5)
-FILMS = {"as it is": (1, 10, 100), "answers remembered": (1, 10, 100, 1000)}
+PLAIN, REMEMBERED = "as it is", "answers remembered"
 SETTINGS = {"1 core, 1 job": (1, 1), "2 cores, 1 job": (2, 1), "2 cores, 2 jobs": (2, 2)}
 FEW, MANY = 4, 24  # films whose times are subtracted
 SMALL_ROWS = 512
@@ -72,6 +70,9 @@ class How(NamedTuple):
     threads: int
     runs: int
     clock: str
+    megapixels: list[int]
+    networks: list[int]
+    films: dict[str, list[int]]
 
 
 def main() -> None:
@@ -83,7 +84,9 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     for name in given.parts or PARTS:
         with tempfile.TemporaryDirectory() as folder:
-            known[name] = PARTS[name](How(Path(folder), given.threads, given.runs, given.clock))
+            number = {PLAIN: given.films, REMEMBERED: given.remembered}
+            sizes = given.megapixels, given.networks, number
+            known[name] = PARTS[name](How(Path(folder), given.threads, given.runs, given.clock, *sizes))
         print(rows(name, known[name]), flush=True)
         write_atomic(kept, json.dumps(known, indent=1).encode() + b"\n")
     draw(known, given.out / "growth.png")
@@ -97,6 +100,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads, but for jobs (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=5, help="of a film, and of the jobs (default: %(default)s)")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help=f"but for jobs: {CLOCK_HELP}")
+    for name, sizes, words in (
+        ("megapixels", [1, 2, 5, 10, 20, 40], "of the part pixels"),
+        ("networks", [1, 2, 3, 4, 5], "a stage, of the part networks"),
+        ("films", [1, 10, 100], "of the part films, as it is"),
+        ("remembered", [1, 10, 100, 1000], "of the part films, the networks' answers remembered"),
+    ):
+        default = f"{words} (default: {' '.join(map(str, sizes))})"
+        parser.add_argument(f"--{name}", nargs="+", type=count, default=sizes, metavar="N", help=default)
     given = parser.parse_args()
     unknown = sorted(set(given.parts) - set(PARTS))
     if unknown:
@@ -104,10 +115,17 @@ def parse() -> argparse.Namespace:
     return given
 
 
+def count(word: str) -> int:
+    """Read a size, which is a whole number from 1 on."""
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is no whole number from 1 on")
+    return int(word)
+
+
 def pixels(how: How) -> Part:
     """By megapixels: ms of the networks and of all else; peak memory in MB of a command that reads this film alone."""
     reader, found = load_reader(device="cpu"), {}
-    for megapixels in MEGAPIXELS:
+    for megapixels in how.megapixels:
         film = how.folder / "film.dcm"
         write_film(film, rows=round((megapixels * 1e6 * ROWS / COLUMNS) ** 0.5))
         peak = command(copies(film, 1), how.threads)[1]
@@ -120,7 +138,7 @@ def networks(how: How) -> Part:
     film = how.folder / "film.dcm"
     write_film(film)
     weights, found = find_weights(), {}
-    for number in NETWORKS:
+    for number in how.networks:
         lc, hc, kl = ([weights.paths(task)[0]] * number for task in ("lc", "hc", "kl"))
         reader = Reader(KneeLocalizer.from_snapshots(lc, hc), Grader.from_snapshots(kl))
         found[str(number)] = booked(reader, film, how)
@@ -131,11 +149,10 @@ def films(how: How) -> Part:
     """By films: seconds of the whole command, and its peak memory in MB."""
     film = how.folder / "film.dcm"
     write_film(film, rows=SMALL_ROWS, knees=(("R", 2),))
-    found: Part = {str(number): {} for number in FILMS["answers remembered"]}
-    for name, numbers in FILMS.items():
+    found: Part = {str(number): {} for number in sorted({number for each in how.films.values() for number in each})}
+    for name, numbers in how.films.items():
         for number in numbers:
-            remember = name == "answers remembered"
-            seconds, peak = command(copies(film, number), how.threads, clock=how.clock, remember=remember)
+            seconds, peak = command(copies(film, number), how.threads, clock=how.clock, remember=name == REMEMBERED)
             found[str(number)] |= {f"s, {name}": [seconds], f"MB, {name}": [peak]}
     return found
 
@@ -163,7 +180,7 @@ PANELS: dict[str, list[tuple[dict[str, str], str]]] = {  # of each part: lines, 
     "pixels": [(_OF_FILM, "ms a film"), ({"peak memory": "o-"}, "MB at the peak")],
     "networks": [(_OF_FILM, "ms a film")],
     "films": [
-        ({f"{unit}, {name}": style for name, style in zip(FILMS, ("o-", "s--"), strict=True)}, title)
+        ({f"{unit}, {name}": style for name, style in zip((PLAIN, REMEMBERED), ("o-", "s--"), strict=True)}, title)
         for unit, title in (("s", "s, whole command"), ("MB", "MB at the peak"))
     ],
     "jobs": [({"seconds": "o"}, "s that one more film adds")],
@@ -214,7 +231,7 @@ def _seconds_of_children() -> float:
 
 def rows(name: str, part: Part) -> str:
     """Lay out a part as a table: medians, and ranges where there are several runs."""
-    quantities = list(next(iter(part.values())))
+    quantities = list(dict.fromkeys(quantity for measured in part.values() for quantity in measured))
     lines = [[name, *quantities], ["---"] * (1 + len(quantities))]
     lines += [[setting, *(told(measured.get(each, [])) for each in quantities)] for setting, measured in part.items()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
