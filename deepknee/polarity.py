@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from kneel.imaging.radiograph import Radiograph
 
 _LIMIT = -0.25
+_WHITE, _ALL = 254, 0.99
 _HALF_WIDTH = 0.64  # of a crop of the public set, in tibial widths
 HALF_MM = 50.6  # the same of a knee of the mean tibial width, 79 mm
 
@@ -22,13 +23,17 @@ def has_dark_bone(roi: NDArray[np.uint8]) -> bool:
     the brighter one. On the 6,604 training and validation crops of Chen 2018 the rule names 84: all 84 are inverted,
     and so is none of the 28 others nearest to the limit (all these were looked at) nor any other of 529 crops of
     which it was known beforehand. From borders to middle the 84 fall by 1.34 or more standard deviations of their
-    grey levels, the others rise by 0.81 or more; the limit lies half-way.
+    grey levels, the others rise by 0.81 or more; the limit lies half-way. With white outside the middle 60 to 90 % of
+    327 other crops none is named.
 
     Parameters
     ----------
     roi : ndarray, shape (S, S), uint8
-        Joint in the middle, shaft upright.
+        Joint in the middle, shaft upright. White columns at its left and right, of a page or of shutters, are left out.
     """
+    seen = np.flatnonzero((roi >= _WHITE).mean(0) < _ALL)
+    if len(seen) > roi.shape[1] // 2:
+        roi = roi[:, seen[0] : seen[-1] + 1]
     size = roi.shape[1]
     border = max(1, size // 18)
     middle = roi[:, size // 4 : size - size // 4].mean()

@@ -7,7 +7,7 @@ import pytest
 from oracle import FakeGrader, FakeLocalizer, place_knee
 
 from deepknee.pipeline import read_knees
-from deepknee.polarity import inverted, knees_are_dark
+from deepknee.polarity import has_dark_bone, inverted, knees_are_dark
 from kneel.imaging.radiograph import Radiograph
 
 
@@ -53,6 +53,17 @@ def test_the_knees_of_the_righted_film_are_read():
         np.testing.assert_array_equal(found.landmarks, expected.landmarks)
         assert found.flags == ("dark_bone",)
         np.testing.assert_array_equal(localizer.films[1], leg().pixels)
+
+
+@pytest.mark.parametrize("share", [0.7, 0.8, 0.9])
+def test_a_white_page_around_a_crop_is_no_dark_bone(share):
+    roi = leg().pixels[50:250, 100:300].copy()
+    cut = int(100 * (1 - share))
+    roi[:, :cut] = roi[:, 200 - cut :] = 255
+    assert not has_dark_bone(roi)
+    dark = 255 - leg().pixels[50:250, 100:300]
+    dark[:, :cut] = dark[:, 200 - cut :] = 255  # as white as the air of a negative
+    assert has_dark_bone(dark)
 
 
 def test_padding_stays_zero():
