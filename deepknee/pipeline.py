@@ -24,6 +24,7 @@ from deepknee.weights import Weights, WeightsError, find_weights
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.geometry import RoiFrame, Spacing, millimetres_per_pixel
 from kneel.imaging.radiograph import Radiograph, normalize_percentiles
+from kneel.imaging.tags import is_frontal
 from kneel.localize import KneeLocalizer, LocatedKnee
 from kneel.measure import KneeMeasures, measure_knee
 
@@ -256,7 +257,8 @@ def _flags(radiograph: Radiograph, frame: RoiFrame) -> list[str]:
     low, high = np.sort(corners, axis=0)
     last = np.array(radiograph.pixels.shape[::-1]) - 0.5
     inside = np.clip(np.minimum(high, last) - np.maximum(low, -0.5), 0, None)
-    return ["roi_outside_film"] if 1 - inside.prod() / (high - low).prod() > _OUTSIDE_SHARE else []
+    flags = ["roi_outside_film"] if 1 - inside.prod() / (high - low).prod() > _OUTSIDE_SHARE else []
+    return flags if radiograph.view is None or is_frontal(radiograph.view) else [*flags, "view_not_ap_pa"]
 
 
 def _display(film: NDArray[np.float32]) -> NDArray[np.uint8]:

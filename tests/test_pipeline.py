@@ -114,6 +114,12 @@ def test_roi_that_leaves_the_film_is_flagged(center, flags):
     assert knee.flags == flags
 
 
+@pytest.mark.parametrize(("view", "flags"), [("PA", ()), (None, ()), ("LATERAL", ("view_not_ap_pa",))])
+def test_another_view_than_frontal_is_flagged(view, flags):
+    (knee,) = read(RIGHT, view=view).knees
+    assert knee.flags == flags
+
+
 def test_flags_of_the_localizer_come_first():
     knee = replace(place_knee("R", (20.0, 150.0), (0.5, 0.5)), flags=("low_confidence",))
     (found,) = read_knees(film(), FakeLocalizer([knee]), FakeGrader()).knees

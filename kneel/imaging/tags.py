@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import cast
 
 from kneel.imaging.header import Header
@@ -29,6 +30,8 @@ _VIEWS = {  # as in pydicom.sr.codes, which takes a fifth of a second to import
     ("SRT", "R-10206"): "AP",
     ("SRT", "R-10214"): "PA",
 }
+
+_FRONTAL = re.compile(r"\b(AP|PA)\b|POSTERO.?ANTERIOR|ANTERO.?POSTERIOR")
 
 
 def valid_spacing(values: tuple[float, ...] | None) -> Spacing | None:
@@ -114,6 +117,17 @@ def read_view(header: Header) -> str | None:
     for item in _items(header, "ViewCodeSequence"):
         return _VIEWS.get(_code(item)) or item.text("CodeMeaning")
     return None
+
+
+def is_frontal(view: str) -> bool:
+    """Say whether a view, as `read_view` gives it, is antero-posterior or the reverse.
+
+    Examples
+    --------
+    >>> is_frontal("PA"), is_frontal("AP STANDING"), is_frontal("LATERAL"), is_frontal("PATELLA")
+    (True, True, False, False)
+    """
+    return _FRONTAL.search(view.upper()) is not None
 
 
 def columns_reversed(header: Header) -> bool:
