@@ -87,21 +87,34 @@ class KneeLocalizer:
         if radiograph.spacing_mm is not None:
             knees = self._at_spacing(film, radiograph, radiograph.spacing_mm)
         else:
-            knees = search_scale(
-                film.shape,
-                lambda spacing_mm: self._at_spacing(film, radiograph, spacing_mm),
-                self._size,
-                self._crop_reader(film, radiograph),
-            )
-            knees = [replace(knee, flags=("nominal_scale", *knee.flags)) for knee in knees]
-        if radiograph.side_from_name:
-            flags = ("side_from_name", "side_uncertain") if self._misnamed(film, knees) else ("side_from_name",)
-            knees = [replace(knee, flags=(*flags, *knee.flags)) for knee in knees]
+            knees = self._at_any_spacing(film, radiograph)
+        doubts = self._doubts(film, radiograph, knees)
+        knees = [replace(knee, flags=(*doubts, *knee.flags)) for knee in knees]
         if radiograph.columns_reversed:
             # all below speaks of what a knee looks like; on a film seen from behind, left knees look like right ones
             flag = ("reversed_columns",)
             knees = [replace(knee, side=radiograph.look_of(knee.side), flags=flag + knee.flags) for knee in knees]
         return sorted(knees, key=lambda knee: knee.side, reverse=True)
+
+    def _at_any_spacing(self, film: Picture, radiograph: Radiograph) -> list[LocatedKnee]:
+        """Find the scale by the knees; a film that it makes wide enough for two is asked for the second one again."""
+        knees = search_scale(
+            film.shape,
+            lambda spacing_mm: self._at_spacing(film, radiograph, spacing_mm),
+            self._size,
+            self._crop_reader(film, radiograph),
+        )
+        if _one_is_missing(radiograph, knees):
+            pair = self._two_knees(film, knees[0].spacing_mm, expected=True)
+            knees = self._placed(pair, radiograph) if len(pair) == 2 else knees
+        return [replace(knee, flags=("nominal_scale", *knee.flags)) for knee in knees]
+
+    def _doubts(self, film: Picture, radiograph: Radiograph, knees: Sequence[LocatedKnee]) -> list[str]:
+        """Say what about number and sides of the knees does not fit to what the film says of itself."""
+        doubts = ["side_from_name"] if radiograph.side_from_name else []
+        if radiograph.laterality in ("L", "R") and len(knees) == 1 and self._looks_mirrored(film, knees[0]):
+            doubts.append("side_uncertain")
+        return [*doubts, "fewer_knees_than_expected"] if _one_is_missing(radiograph, knees) else doubts
 
     def _crop_reader(self, film: Picture, radiograph: Radiograph) -> Callable[[], list[LocatedKnee]] | None:
         """Return what reads a squarish film as a crop of one joint: the landmark networks alone, from its middle."""
@@ -125,11 +138,11 @@ class KneeLocalizer:
     def _at_spacing(self, film: Picture, radiograph: Radiograph, spacing_mm: Spacing) -> list[LocatedKnee]:
         """Believe in two knees first, then in the side that the header names, then in place and look together."""
         named = radiograph.laterality
-        by_place = self._two_knees(film, spacing_mm, expected=named == "B" or (named is None and is_wide(film.shape)))
+        wide = film.shape[1] * spacing_mm[1] >= TWO_KNEES_MM
+        for_two = is_wide(film.shape) or (wide and radiograph.spacing_mm is not None)  # no scale is believed yet
+        by_place = self._two_knees(film, spacing_mm, expected=named == "B" or (named is None and for_two))
         if len(by_place) == 2:
-            conflict = ("more_knees_than_named",) if named in ("L", "R") else ()
-            flags = () if named == "B" else ("side_from_position", *conflict)
-            return [replace(knee, flags=(*flags, *knee.flags)) for knee in by_place]
+            return self._placed(by_place, radiograph)
         if named == "L" or named == "R":
             return self._looking_like(film, spacing_mm, radiograph.look_of(named))
         by_look = self._one_knee(film, spacing_mm)
@@ -137,11 +150,10 @@ class KneeLocalizer:
             flag = "side_from_position" if by_place else "side_from_image"
             return [replace(knee, flags=(flag, *knee.flags)) for knee in by_place or by_look]
         # one knee, seen in a half and on the whole film: a film wide enough for two knees shows a right one at its left
-        wide = film.shape[1] * spacing_mm[1] >= TWO_KNEES_MM
         knee, other = (by_place[0], by_look[0]) if wide else (by_look[0], by_place[0])
-        flags = ("side_from_position" if wide else "side_from_image",)
+        flags = ["side_from_position" if wide else "side_from_image"]
         if knee.side != other.side and "side_uncertain" not in knee.flags:
-            flags = (*flags, "side_uncertain")
+            flags.append("side_uncertain")
         return [replace(knee, flags=(*flags, *knee.flags))]
 
     def _two_knees(self, film: Picture, spacing_mm: Spacing, *, expected: bool) -> list[LocatedKnee]:
@@ -162,6 +174,12 @@ class KneeLocalizer:
             return []
         return self._believed(film, centers, spacing_mm)
 
+    def _placed(self, pair: Sequence[LocatedKnee], radiograph: Radiograph) -> list[LocatedKnee]:
+        """Note of two knees that their sides are those of their places, unless the film says that it shows both."""
+        conflict = ("more_knees_than_named",) if radiograph.laterality in ("L", "R") else ()
+        flags: tuple[str, ...] = () if radiograph.laterality == "B" else ("side_from_position", *conflict)
+        return [replace(knee, flags=(*flags, *knee.flags)) for knee in pair]
+
     def _one_knee(self, film: Picture, spacing_mm: Spacing) -> list[LocatedKnee]:
         """Look at the whole film both ways round, and take the likelier look.
 
@@ -178,13 +196,14 @@ class KneeLocalizer:
         clear = max(chance, 1 - chance) >= CLEAR
         return [knee if clear else replace(knee, flags=("side_uncertain", *knee.flags))]
 
-    def _misnamed(self, film: Picture, knees: Sequence[LocatedKnee]) -> bool:
-        """Say whether a film's one knee, on the side that its name says, clearly looks like the other side."""
-        if len(knees) != 1:
-            return False
-        other = self._as_seen(knees[0], _opposite(knees[0].side))
-        mirrored = self._believed(film, [other], knees[0].spacing_mm, passes=1)
-        return any(self._chance(other, knees[0]) >= CLEAR for other in mirrored)
+    def _looks_mirrored(self, film: Picture, knee: LocatedKnee) -> bool:
+        """Say whether a knee clearly looks like the other side: a wrong letter or header, or a mirrored picture.
+
+        A pair is not asked: mirrored, its knees change places too, and all fits as before.
+        """
+        other = self._as_seen(knee, _opposite(knee.side))
+        mirrored = self._believed(film, [other], knee.spacing_mm, passes=1)
+        return any(self._chance(other, knee) >= CLEAR for other in mirrored)
 
     def both_looks(self, film: Picture, knee: LocatedKnee) -> list[LocatedKnee]:
         """Look at a knee as it was found, and as its mirror image.
@@ -263,6 +282,15 @@ class KneeLocalizer:
             residual_mm / (ODD * self.shape.residual),
         )
         return float(np.exp(-0.5 * np.square(terms).sum()))
+
+
+def _one_is_missing(radiograph: Radiograph, knees: Sequence[LocatedKnee]) -> bool:
+    """Say whether one knee was found where the film says that it shows both, or where it stands as one of two."""
+    if len(knees) != 1 or radiograph.laterality in ("L", "R"):
+        return False
+    columns, mm = radiograph.pixels.shape[1], knees[0].spacing_mm[1]
+    beside = abs(knees[0].center[0] - (columns - 1) / 2) * mm >= MIN_SEPARATION_MM / 2
+    return radiograph.laterality == "B" or (columns * mm >= TWO_KNEES_MM and beside)
 
 
 def _opposite(side: Side) -> Side:

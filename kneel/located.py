@@ -50,7 +50,8 @@ class LocatedKnee:
         (row, column) mm per film pixel that the ROI was cut with; nominal where the film has none.
     flags : tuple of str
         What a reader should know: ``nominal_scale``, ``side_from_position``, ``side_from_name``, ``side_from_image``,
-        ``side_uncertain``, ``more_knees_than_named``, ``low_confidence``, ``implausible_size``, ``reversed_columns``.
+        ``side_uncertain``, ``more_knees_than_named``, ``fewer_knees_than_expected``, ``low_confidence``,
+        ``implausible_size``, ``reversed_columns``.
     """
 
     side: Side

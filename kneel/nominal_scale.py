@@ -142,7 +142,7 @@ def _corrected(step: float, read: Read, size_of: Callable[[LocatedKnee], float])
             break
         step /= size
         again = read((step, step))
-        if not again:
+        if len(again) < len(knees):
             break
         knees = again
     return knees

@@ -1,6 +1,7 @@
 """The walk from film to points with perfect networks: what remains is the geometry's own error."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from kneel.imaging.radiograph import Radiograph, normalize_percentiles
 from kneel.imaging.schema import CENTER
 from kneel.localize import KneeLocalizer
 from kneel.looks import SHARPER
-from kneel.nominal_scale import NOMINAL_HEIGHTS_MM
+from kneel.nominal_scale import NOMINAL_HEIGHTS_MM, search_scale
 from kneel.shape import MeanShape
 from kneel.stage import Answer, Stage
 
@@ -240,11 +241,11 @@ def test_an_implausible_size_is_flagged():
     assert "implausible_size" in knee.flags
 
 
-@pytest.mark.parametrize(("header", "count"), [({"laterality": "B"}, 2), ({"laterality": "R"}, 1), ({}, 1)])
+@pytest.mark.parametrize(("header", "count"), [({"laterality": "B"}, 2), ({"laterality": "R"}, 1), ({}, 2)])
 def test_of_a_pair_the_knee_that_was_missed_is_looked_for_opposite(header, count):
     """The left knee casts no light for the joint-centre network; the landmark network sees it all the same.
 
-    Films that are not said to show two knees and are not wide are not searched so.
+    The film is 380 mm wide; where it is said to show one knee it is not searched so.
     """
     spacing = (0.5, 0.5)
     knees = {"R": knee_points((160, 300), "R", spacing), "L": knee_points((580, 310), "L", spacing)}
@@ -313,7 +314,7 @@ def test_place_and_size_on_a_crop_are_mended_by_one_look(true_mm, center):
     inner = hc.batch
     hc.batch = lambda pictures: asked.append(len(pictures)) or inner(pictures)
     (knee,) = KneeLocalizer(NeverAsked(), hc).locate(film_with(knees, (224, 224), None, laterality="R"))
-    assert asked == [1, 1]
+    assert asked == [1, 1, 1]  # the last one at the mirror image: is it the side that the film says?
     np.testing.assert_allclose(knee.spacing_mm, (true_mm, true_mm), rtol=0.05)
     np.testing.assert_allclose(knee.landmarks, knees["R"], atol=1e-6)
 
@@ -351,8 +352,48 @@ def test_a_name_that_the_look_clearly_contradicts_wins_but_is_doubted(named):
     (knee,) = localizer.locate(replace(film, side_from_name=True))
     assert knee.side == named
     assert ("side_uncertain" in knee.flags) == (named == "R")
-    (knee,) = localizer.locate(film)  # a header is believed
-    assert (knee.side, knee.flags) == (named, ())
+    (knee,) = localizer.locate(film)  # so is a header
+    assert (knee.side, knee.flags) == (named, ("side_uncertain",) if named == "R" else ())
+
+
+@pytest.mark.parametrize(
+    ("header", "x", "width", "missing"),
+    [
+        ({"laterality": "B"}, 160, 460, True),
+        ({}, 160, 640, True),  # 320 mm wide, the knee 80 mm beside the middle
+        ({}, 260, 640, False),  # 30 mm: a film of one knee
+        ({}, 160, 460, False),
+        ({"laterality": "R"}, 160, 640, False),
+    ],
+)
+def test_one_knee_where_two_are_expected_is_flagged(header, x, width, missing):
+    spacing = (0.5, 0.5)
+    knees = {"R": knee_points((x, 230), "R", spacing)}
+    (knee,) = locate(knees, (460, width), spacing, **header)
+    assert ("fewer_knees_than_expected" in knee.flags) == missing
+
+
+def test_without_spacing_the_second_knee_is_looked_for_at_the_scale_of_the_first():
+    """A film of 350 x 427 mm that names no spacing: one knee is found by its light, the other one opposite."""
+    true = (0.5, 0.5)
+    knees = {"R": knee_points((227, 350), "R", true), "L": knee_points((640, 355), "L", true)}
+    found = KneeLocalizer(BrightestStage(), OracleStage(knees)).locate(film_with({"R": knees["R"]}, (700, 854), None))
+    assert [knee.side for knee in found] == ["R", "L"]
+    assert all(knee.flags[:2] == ("nominal_scale", "side_from_position") for knee in found)
+
+
+def test_no_knee_is_lost_by_mending_the_scale():
+    def knee(size):
+        return SimpleNamespace(size=size, confidence=0.9)
+
+    pair, answers = [knee(1.2), knee(1.2)], [[knee(1.0)]]
+
+    def read(spacing_mm):
+        return answers.pop() if spacing_mm != (NOMINAL_HEIGHTS_MM[0] / 500,) * 2 else pair
+
+    knees = search_scale((500, 500), read, lambda knee: knee.size)
+    assert knees is pair
+    assert answers == []
 
 
 def test_a_banner_is_not_blown_up_to_the_height_of_a_film():
