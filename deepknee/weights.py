@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from deepknee.one_experiment import why_not_one
 from kneel.engine.snapshot import SnapshotError, load_metadata
 
 TASKS = {"lc": "joint centres (lc)", "hc": "landmarks (hc)", "kl": "KL grades (kl)"}
@@ -21,6 +22,10 @@ HOW_TO_GET = "train some with `make demo`, or name a folder of snapshots with --
 
 class WeightsError(ValueError):
     """Weights that are missing, or of which it is not clear which to use; says how to get or choose them."""
+
+
+class UnfinishedError(WeightsError):
+    """A training that is not complete; says where, and at which epoch it is."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +133,8 @@ def find_weights(
     ------
     WeightsError
         None found, a named place that is not there or holds none that is needed, a task without weights, a
-        ``.safetensors`` file that is damaged or no snapshot, a training that is not complete (its file itself may be
-        named), or two experiments of one task.
+        ``.safetensors`` file that is damaged or no snapshot, a training of a task that is needed and not complete (its
+        file itself may be named), or two experiments of one task.
     """
     tasks = tuple(tasks)
     if folders is not None:
@@ -137,11 +142,19 @@ def find_weights(
         return _choose(_read_all(map(Path, named), tasks), ", ".join(os.fspath(place) for place in named), tasks)
     roots = list(dict.fromkeys([Path.cwd(), Path(__file__).resolve().parents[1]]))
     for root in roots:
-        released = _read([root / PRETRAINED])
+        released = _read([root / PRETRAINED], tasks)
         if released:
             return _choose(released, str(root / PRETRAINED), tasks)
-    runs = {root / name: _read([root / name]) for root in roots for name in DEMO_RUNS}
+    runs: dict[Path, list[Snapshot]] = {}
+    unfinished: list[UnfinishedError] = []
+    for place in (root / name for root in roots for name in DEMO_RUNS):
+        try:
+            runs[place] = _read([place], tasks)
+        except UnfinishedError as error:  # another place may have a complete one
+            unfinished.append(error)
     complete = {place: run for place, run in runs.items() if {s.task for s in run} >= set(tasks)}
+    if unfinished and not complete:
+        raise unfinished[0]
     started = complete or {place: run for place, run in runs.items() if run}  # refused below, by what they lack
     if not started:
         looked = ", ".join(str(root / name) for root in roots for name in (PRETRAINED, *DEMO_RUNS))
@@ -177,8 +190,8 @@ def find_graders(places: Sequence[Path] | None = None) -> tuple[str, list[Path]]
     return " + ".join(dict.fromkeys(snapshot.experiment for snapshot in chosen)), [each.path for each in chosen]
 
 
-def _read(places: Iterable[Path]) -> list[Snapshot]:
-    """Read what describes the snapshots at some places; of a training, the best epoch's."""
+def _read(places: Iterable[Path], tasks: Sequence[str]) -> list[Snapshot]:
+    """Read what describes the snapshots at some places; of a training, the best epoch's; those of `tasks` complete."""
     found: dict[str, Snapshot] = {}
     for place in places:
         if not place.exists():
@@ -186,7 +199,7 @@ def _read(places: Iterable[Path]) -> list[Snapshot]:
         files = [place] if place.is_file() else sorted(place.rglob("*.safetensors"))
         for path in files:
             if path.name == "last.safetensors" and path != place:
-                _check_complete(path)
+                _check_complete(path, tasks)
                 continue
             snapshot = _describe(path)
             if snapshot.task in TASKS:
@@ -200,17 +213,24 @@ def _read_all(places: Iterable[Path], tasks: Sequence[str]) -> list[Snapshot]:
     for place in places:
         if not place.exists():
             raise WeightsError(f"{place}: no such file or folder of snapshots")
-        here = _read([place])
+        here = _read([place], tasks)
         if not any(snapshot.task in tasks for snapshot in here):
             raise WeightsError(f"{place}: no weights for {', '.join(TASKS[task] for task in tasks)}: {HOW_TO_GET}")
         found = {snapshot.sha256: snapshot for snapshot in here} | found
     return list(found.values())
 
 
-def _check_complete(last: Path) -> None:
-    """Refuse a training with epochs to go, or one that was stopped before its best epoch was written."""
+def _check_complete(last: Path, tasks: Sequence[str]) -> None:
+    """Refuse a training of these tasks with epochs to go, or one that was stopped before its best epoch was written."""
     best = last.with_name("best.safetensors")
-    meta = _metadata(last)[0]
+    try:
+        meta = _metadata(last)[0]
+    except WeightsError:
+        if best.is_file():
+            return  # a damaged last snapshot keeps nobody from reading with the best one, which is checked by itself
+        raise
+    if meta.get("task") not in tasks:
+        return
     done, epochs = meta.get("epoch"), (meta.get("training") or {}).get("epochs")
     if not best.is_file():
         what = f"has {last.name} but no {best.name}"
@@ -218,7 +238,7 @@ def _check_complete(last: Path) -> None:
         what = f"is at epoch {done} of {epochs}"
     else:
         return
-    raise WeightsError(f"{last.parent} {what}: finish it first (train.py --resume), or name one of its files itself")
+    raise UnfinishedError(f"{last.parent} {what}: finish it first (train.py --resume), or name one of its files itself")
 
 
 def _metadata(path: Path) -> tuple[dict[str, Any], str]:
@@ -250,44 +270,13 @@ def _choose(snapshots: list[Snapshot], where: str, tasks: Iterable[str]) -> Weig
         mine = [snapshot for snapshot in snapshots if snapshot.task == task]
         if not mine:
             raise WeightsError(f"{where}: no weights for {words}: {HOW_TO_GET}")
-        _check_one_experiment(mine, where, words)
+        fault = why_not_one(mine, words)
+        if fault:
+            raise WeightsError(
+                f"{where}: {fault}; choose by naming the folders of one each: --weights A --weights B ..."
+            )
         chosen += sorted(mine, key=_order)
     return Weights(tuple(chosen))
-
-
-def _check_one_experiment(snapshots: list[Snapshot], where: str, words: str) -> None:
-    first = snapshots[0]
-    for other in snapshots[1:]:
-        if other.experiment != first.experiment:
-            what = (
-                f"two experiments for {words}: {first.experiment} ({first.path}) and {other.experiment} ({other.path})"
-            )
-        elif (twin := _odd(other, snapshots)) is not None:
-            what = f"{twin.path} and {other.path} are both of {first.experiment}, but were trained with other settings"
-        elif any(_part(twin) == _part(other) for twin in snapshots if twin is not other):
-            twin = next(twin for twin in snapshots if twin is not other and _part(twin) == _part(other))
-            whose = f"{other.member} of {other.experiment}" if other.member else other.experiment
-            what = f"{twin.path} and {other.path} are both fold {other.fold} of {whose}"
-        else:
-            continue
-        raise WeightsError(f"{where}: {what}; choose by naming the folders of one each: --weights A --weights B ...")
-
-
-def _odd(snapshot: Snapshot, others: list[Snapshot]) -> Snapshot | None:
-    """Find another that it cannot be read with: folds of a training differ in nothing, members in no knee or ROI."""
-    for other in others:
-        if snapshot.member != other.member and all(isinstance(each.settings, dict) for each in (snapshot, other)):
-            same = all(snapshot.settings.get(key) == other.settings.get(key) for key in ("data", "folds", "geometry"))
-        else:
-            same = snapshot.settings == other.settings
-        if not same:
-            return other
-    return None
-
-
-def _part(snapshot: Snapshot) -> tuple[str | None, int | None]:
-    """Which part of an ensemble it is: no two networks of one may be the same."""
-    return snapshot.member, snapshot.fold
 
 
 def _order(snapshot: Snapshot) -> tuple[str, float, str]:

@@ -67,6 +67,28 @@ def test_a_training_that_is_not_complete_is_refused_but_for_its_file_by_name(tmp
     assert find_weights([last], ["kl"]).paths("kl") == [last]
 
 
+def test_an_unfinished_training_of_another_task_is_passed_over(tmp_path):
+    put_run(tmp_path)
+    put(tmp_path / "lc_demo" / "fold_1" / "best.safetensors", "lc", 1, number=1)
+    put(tmp_path / "lc_demo" / "fold_1" / "last.safetensors", "lc", 1, number=2, epoch=3, training={"epochs": 4})
+    assert len(find_graders([tmp_path])[1]) == 1
+    assert len(find_weights(tmp_path, ["hc", "kl"]).snapshots) == 2
+    (tmp_path / "lc_demo" / "fold_1" / "best.safetensors").unlink()
+    assert len(find_graders([tmp_path])[1]) == 1
+    with pytest.raises(WeightsError, match=r"lc_demo/fold_1 has last\.safetensors but no best"):
+        find_weights(tmp_path)
+
+
+def test_a_damaged_last_snapshot_needs_a_best_one_beside_it(tmp_path):
+    put_run(tmp_path)
+    best = tmp_path / "kl_demo" / "fold_0" / "best.safetensors"
+    best.with_name("last.safetensors").write_bytes(b"no")
+    assert find_weights(tmp_path).paths("kl") == [best]
+    best.unlink()
+    with pytest.raises(WeightsError, match=r"last\.safetensors: cut, damaged"):
+        find_weights(tmp_path)
+
+
 def test_copies_count_once(tmp_path):
     put_run(tmp_path / "a")
     put_run(tmp_path / "b")
@@ -186,6 +208,16 @@ def test_newest_complete_demo_run(places):
     put_run(here / "demo" / "runs", suffix="_again", tasks=["kl"], number=4)
     with pytest.raises(WeightsError, match="two experiments for KL grades"):
         find_weights()
+
+
+def test_a_training_that_runs_in_one_place_leaves_the_complete_run_of_another(places):
+    here, _ = places
+    put(here / "workdir" / "kl_demo" / "fold_0" / "last.safetensors", "kl", epoch=1, training={"epochs": 4})
+    with pytest.raises(WeightsError, match=r"workdir/kl_demo/fold_0 has last\.safetensors but no best"):
+        find_weights()
+    put_run(here / "demo")
+    _age(here / "demo", 300)
+    assert _root(find_weights()) == here / "demo"
 
 
 def _root(found) -> Path:
