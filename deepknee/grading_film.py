@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -21,10 +20,10 @@ from kneel.imaging.geometry import RoiFrame, Side, Spacing
 from kneel.imaging.oai import detector_spacing
 from kneel.imaging.preparing import Problem, encode_png
 from kneel.imaging.radiograph import Radiograph, RadiographError, normalize_percentiles
+from kneel.imaging.tags import is_frontal, is_pa
 
 ROIS = "rois"
 BOX_TOLERANCE = 0.03  # of 120 mm; a box further off was drawn by hand, or the spacing is another
-_PA = re.compile(r"\bPA\b|POSTERO.?ANTERIOR")  # no PATELLA
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,10 @@ class Joint:
 
 
 class Locate(Protocol):
-    """Finds the knees of a film; `id` changes with its networks. Must be picklable to be used by several processes."""
+    """Finds the knees of a film; `id` changes with its networks and its code.
+
+    Must be picklable to be used by several processes.
+    """
 
     id: str
 
@@ -219,15 +221,13 @@ def _located(task: RoiTask, found: list[Joint]) -> tuple[dict[Side, Joint], list
 
 def _wrong_view(film: Radiograph) -> str:
     """Say why the header's view cannot be a PA film; the download's word is taken for AP against PA."""
-    view = (film.view or "PA").upper()
-    known = _PA.search(view) or view == "AP"
-    return "" if known else f"view: the header says {film.view!r}, must be PA"
+    return "" if film.view is None or is_frontal(film.view) else f"view: the header says {film.view!r}, must be PA"
 
 
 def _remarks(task: RoiTask, film: Radiograph, spacing: Spacing | None) -> list[str]:
     remarks = []
-    if film.view is not None and film.view.upper() == "AP":
-        remarks.append("the header says that the view is AP; it was taken as the download names it")
+    if film.view is not None and not is_pa(film.view):
+        remarks.append(f"the header says that the view is {film.view}; it was taken as the download names it")
     if film.laterality in ("L", "R"):
         remarks.append(f"the header says that it shows the {film.laterality} knee only; it was taken to show both")
     if film.patient_id is not None and film.patient_id != task.film.subject_id:

@@ -8,6 +8,7 @@ from pydicom.sequence import Sequence
 from pydicom.sr import codes
 
 from kneel.imaging import read_radiograph
+from kneel.imaging.tags import is_frontal, is_pa
 
 
 def read(**tags):
@@ -172,6 +173,20 @@ def test_view(tags, view):
 )
 def test_columns_reversed(orientation, is_reversed):
     assert read(PatientOrientation=orientation).columns_reversed is is_reversed
+
+
+@pytest.mark.parametrize(
+    "view", ["PA", "PA_FLEXION", "KNEE_PA", "PA10", "pa flexion", "AP_STANDING", "ANTERO-POSTERIOR"]
+)
+def test_frontal_views(view):
+    assert is_frontal(view)
+    assert is_pa(view) == ("PA" in view.upper())
+
+
+@pytest.mark.parametrize("view", ["PATELLA", "LATERAL", "SKYLINE", "APEX", "SPA", ""])
+def test_other_views(view):
+    assert not is_frontal(view)
+    assert not is_pa(view)
 
 
 def test_identity():

@@ -283,6 +283,16 @@ def test_what_the_header_says_is_noted_or_refused(copy, tmp_path):
     assert notes[3].startswith("the header says that the view is AP")
 
 
+def test_views_are_known_by_their_letters_whatever_joins_them(copy, tmp_path):
+    for number, view in enumerate(["PA_FLEXION", "AP_STANDING", "PAFLEX", "LATERAL"]):
+        copy.edit(number, lambda dataset, view=view: setattr(dataset, "ViewPosition", view))
+    done = copy.prepare(tmp_path / "out")
+    assert reasons(done) == missing("M9001", "view") + missing("M9002", "view")
+    notes = [problem.problem for problem in done.problems if problem.kind == "note" and "view" in problem.problem]
+    assert len(notes) == 1
+    assert notes[0].startswith("the header says that the view is AP_STANDING;")
+
+
 @pytest.mark.parametrize("listed", [True, False])
 def test_dark_bone_that_the_header_denies_is_righted(listed, copy, tmp_path):
     """As reading does: else a training would see what no grader is shown."""

@@ -31,7 +31,8 @@ _VIEWS = {  # as in pydicom.sr.codes, which takes a fifth of a second to import
     ("SRT", "R-10214"): "PA",
 }
 
-_FRONTAL = re.compile(r"\b(AP|PA)\b|POSTERO.?ANTERIOR|ANTERO.?POSTERIOR")
+_PA = re.compile(r"(?<![A-Z])PA(?![A-Z])|POSTERO.?ANTERIOR")  # PA_FLEXION is, PATELLA is not
+_AP = re.compile(r"(?<![A-Z])AP(?![A-Z])|ANTERO.?POSTERIOR")
 
 
 def valid_spacing(values: tuple[float, ...] | None) -> Spacing | None:
@@ -124,10 +125,21 @@ def is_frontal(view: str) -> bool:
 
     Examples
     --------
-    >>> is_frontal("PA"), is_frontal("AP STANDING"), is_frontal("LATERAL"), is_frontal("PATELLA")
+    >>> is_frontal("PA"), is_frontal("AP_STANDING"), is_frontal("LATERAL"), is_frontal("PATELLA")
     (True, True, False, False)
     """
-    return _FRONTAL.search(view.upper()) is not None
+    return is_pa(view) or _AP.search(view.upper()) is not None
+
+
+def is_pa(view: str) -> bool:
+    """Say whether a view, as `read_view` gives it, is postero-anterior.
+
+    Examples
+    --------
+    >>> is_pa("PA_FLEXION"), is_pa("postero-anterior"), is_pa("AP"), is_pa("PATELLA")
+    (True, True, False, False)
+    """
+    return _PA.search(view.upper()) is not None
 
 
 def columns_reversed(header: Header) -> bool:
