@@ -27,6 +27,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import kneel
 from deepknee.boxes import ListError, read_lists
 from deepknee.downloads import OPEN, DownloadError
 from deepknee.grading_film import Joint, Locate, RoiSize
@@ -34,12 +35,20 @@ from deepknee.grading_plan import Plan, plan_all, plan_listed
 from deepknee.grading_set import PROBLEMS, GradingSet, prepare_grading_set
 from deepknee.readings import COLUMNS, Columns, ReadingsError, read_readings
 from deepknee.roi_row import KNEES
+from kneel.imaging.finished import code_digest
 from kneel.imaging.oai import ContentsError
 from kneel.imaging.preparing import exit_status, tell_problem
 from kneel.imaging.radiograph import Radiograph
 
 NAME = "create_grading_dataset"
 SHOWN = 20  # problems of a kind on the terminal
+FINDS = [  # the code that finds knees: a change of it, as one of the networks, has the films cut anew
+    Path(kneel.__file__).with_name(f"{name}.py")
+    for name in (
+        *("localize", "find", "nominal_scale", "looks", "stage", "windows", "shape", "located"),
+        *("network", "hourglass", "blocks", "codec"),
+    )
+]
 
 
 class NetworksError(ValueError):
@@ -65,7 +74,7 @@ class Networks:
             raise NetworksError(str(error)) from error
         self.lc, self.hc = weights.paths("lc"), weights.paths("hc")
         digests = [snapshot.sha256 for snapshot in weights.snapshots if snapshot.task in ("lc", "hc")]
-        self.id = hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()[:16]
+        self.id = hashlib.sha256("\n".join([*sorted(digests), code_digest(FINDS)]).encode()).hexdigest()[:16]
         self.localizer: Any = None
 
     def __call__(self, radiograph: Radiograph) -> list[Joint]:

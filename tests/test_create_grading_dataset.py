@@ -1,0 +1,51 @@
+"""What vouches for films that networks cut: their weights, and the code that finds knees with them."""
+
+import ast
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from deepknee import weights
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def door():
+    path = ROOT / "scripts" / "data_stuff" / "create_grading_dataset.py"
+    spec = importlib.util.spec_from_file_location("create_grading_dataset", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def own_imports(path):
+    """Modules that lie in kneel itself, neither in imaging, which vouches anyhow, nor in the engine."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("kneel.") and node.module.count(".") == 1:
+            yield ROOT / "kneel" / f"{node.module.removeprefix('kneel.')}.py"
+
+
+def test_all_code_that_finds_knees_vouches(door):
+    found, ahead = set(), [ROOT / "kneel" / "localize.py"]
+    while ahead:
+        path = ahead.pop()
+        if path not in found:
+            found.add(path)
+            ahead += own_imports(path)
+    assert set(door.FINDS) == found
+    assert len(found) > 5
+
+
+def test_a_change_of_the_code_is_another_finder(door, monkeypatch, tmp_path):
+    found = SimpleNamespace(paths=lambda task: [], snapshots=[SimpleNamespace(sha256="a", task="lc")])
+    monkeypatch.setattr(weights, "find_weights", lambda *_: found)
+    code = tmp_path / "find.py"
+    monkeypatch.setattr(door, "FINDS", [code])
+    identities = []
+    for text in ("one", "other", "one"):
+        code.write_text(text)
+        identities.append(door.Networks(None, "cpu").id)
+    assert identities[0] == identities[2] != identities[1]
