@@ -3,8 +3,9 @@
 
 Needs crops or films of single knees whose side is known, from the header or by file name (9001695L.png), and which the
 landmark networks were not trained on; points are not needed. Every knee is read as if its side were unknown, then seen
-both ways round (kneel/looks.py). What is printed is cross-fitted over subjects (PatientID, else the file name without
-side); 10 are needed at least. Weights stay byte for byte; each file is written beside its place, then renamed.
+both ways round (kneel/looks.py). What is printed is cross-fitted over subjects (PatientID, else or where it is one word
+for all the file name without side); 10 are needed at least. Weights stay byte for byte; each file is written beside
+its place, then renamed.
 
 Research use only. Not a medical device.
 """
@@ -13,20 +14,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pydicom
 from numpy.typing import NDArray
-from pydicom.errors import InvalidDicomError
 from tqdm import tqdm
 
 from deepknee.weights import WeightsError, find_weights
 from kneel.engine.snapshot import SnapshotError, update_snapshot
 from kneel.imaging.dicom import read_radiograph
+from kneel.imaging.parse import parse_dicom
 from kneel.imaging.radiograph import RadiographError, normalize_percentiles
 from kneel.localize import KneeLocalizer
 from kneel.look_fit import cross_fitted, fit_looks
@@ -52,14 +53,15 @@ def main(words: Sequence[str] | None = None) -> int:
         weights = find_weights(given.weights, ("lc", "hc"))
         localizer = KneeLocalizer.from_snapshots(weights.paths("lc"), weights.paths("hc"), device=given.device)
         files = choose(given.images, given.leave_out, given.limit)
-        check_subjects(map(subject_of, files))
+        subjects = subjects_of(files)
+        check_subjects(subjects.values())
     except (WeightsError, SnapshotError, OSError, ValueError) as error:
         print(f"fit_looks: {error}", file=sys.stderr)
         return 1
     knees, left_out = [], {}
     for path in tqdm(files, "knees", unit="film"):
         try:
-            knees.append(look(path, localizer))
+            knees.append(look(path, subjects[path], localizer))
         except (RadiographError, OSError) as error:
             left_out[path] = str(error)
     for path, why in left_out.items():
@@ -72,8 +74,8 @@ def main(words: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"fit_looks: {error}", file=sys.stderr)
         return 1
-    subjects, right, wrong = ([getattr(knee, name) for knee in knees] for name in ("subject", "right", "wrong"))
-    report(cross_fitted(right, wrong, subjects), len(set(subjects)))
+    whose, right, wrong = ([getattr(knee, name) for knee in knees] for name in ("subject", "right", "wrong"))
+    report(cross_fitted(right, wrong, whose), len(set(whose)))
     stored = fit_looks(right, wrong).dump() | {"knees": len(knees), "networks": len(weights.paths("hc"))}
     if given.dry_run:
         print("nothing stored (--dry_run)")
@@ -109,13 +111,25 @@ def choose(folder: Path, leave_out: Path | None, limit: int | None) -> list[Path
     return files
 
 
-def subject_of(path: Path) -> str:
-    """Say whose film it is: PatientID, else the file name without side. Films of a download are all named alike."""
-    try:
-        patient = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"]).get("PatientID")
-    except (InvalidDicomError, ValueError, OSError):
-        patient = None
-    return str(patient or path.stem.rstrip("LR")).strip()
+def subjects_of(files: Iterable[Path]) -> dict[Path, str]:
+    """Say whose films they are: PatientID, else the file name without side. Films of a download are all named alike.
+
+    One PatientID for all names nobody: it is what was put in the place of names.
+    """
+    patients = {path: patient_of(path) for path in files}
+    if len(set(patients.values()) - {None}) == 1:
+        patients = dict.fromkeys(patients)
+    return {path: patient or path.stem.rstrip("LR") for path, patient in patients.items()}
+
+
+def patient_of(path: Path) -> str | None:
+    """Return PatientID; None where there is none to be read: what is wrong with a damaged file, reading says."""
+    with warnings.catch_warnings():  # pydicom has many about sloppy files
+        warnings.simplefilter("ignore")
+        try:
+            return parse_dicom(memoryview(path.read_bytes()), max_bytes=2**30)[0].text("PatientID")
+        except (RadiographError, OSError):
+            return None
 
 
 def check_subjects(subjects: Iterable[str]) -> None:
@@ -128,7 +142,7 @@ def check_subjects(subjects: Iterable[str]) -> None:
         )
 
 
-def look(path: Path, localizer: KneeLocalizer) -> Seen:
+def look(path: Path, subject: str, localizer: KneeLocalizer) -> Seen:
     """See one knee both ways round; its side is what the header or the file name says."""
     film = read_radiograph(path)
     if film.laterality not in ("L", "R") or film.columns_reversed:
@@ -142,7 +156,7 @@ def look(path: Path, localizer: KneeLocalizer) -> Seen:
     if len(pair) != 2:
         raise RadiographError("only one look is believed, which says the side by itself")
     right, wrong = sorted(pair, key=lambda knee: knee.side != film.laterality)
-    return Seen(subject_of(path), localizer.look_features(right), localizer.look_features(wrong))
+    return Seen(subject, localizer.look_features(right), localizer.look_features(wrong))
 
 
 def report(chances: NDArray[np.float64], subjects: int) -> None:

@@ -124,11 +124,12 @@ def test_the_script_stores_the_fit_beside_the_weights(script, tmp_path, monkeypa
         (images / f"{number}L.png").touch()
     right, wrong = looks(120, 8)
 
-    def look(path, localizer):
+    def look(path, subject, localizer):
         number = int(path.stem[:-1])
         if number == 7:
             raise script.RadiographError("no picture")
-        return script.Seen(path.stem.rstrip("LR"), right[number], wrong[number])
+        assert subject == str(number)
+        return script.Seen(subject, right[number], wrong[number])
 
     monkeypatch.setattr(script, "look", look)
     words = ["--images", str(images), "--weights", str(weights)]
@@ -167,11 +168,15 @@ def test_subjects_are_told_by_their_header_where_all_films_have_one_name(script,
         path = tmp_path / "images" / str(number) / "001"
         path.parent.mkdir(parents=True)
         path.write_bytes(files.dicom(files.film(), PatientID=patient))
-        assert script.subject_of(path) == patient
+        assert script.subjects_of([path, tmp_path / "7R.png"]) == {path: "001", tmp_path / "7R.png": "7"}
+        assert script.patient_of(path) == patient
     (tmp_path / "images" / "77R.png").write_bytes(b"")
     (tmp_path / "images" / "77L.png").write_bytes(b"")
-    assert script.subject_of(tmp_path / "images" / "77R.png") == "77"
-    monkeypatch.setattr(script, "look", lambda path, localizer: script.Seen(script.subject_of(path), *looks(1, 0)))
+    assert set(script.subjects_of(script.choose(tmp_path / "images", None, None)).values()) == {
+        *(f"9{number:06}" for number in range(9)),
+        "77",
+    }
+    monkeypatch.setattr(script, "look", lambda path, subject, localizer: script.Seen(subject, *looks(1, 0)))
     words = ["--images", str(tmp_path / "images"), "--dry_run"]
     assert script.main(words) == 1
     assert "11 knees seen both ways round: at least 100" in capsys.readouterr().err  # ten subjects
@@ -179,3 +184,29 @@ def test_subjects_are_told_by_their_header_where_all_films_have_one_name(script,
     monkeypatch.setattr(script, "look", None)  # not reached
     assert script.main(words) == 1
     assert "knees of 9 subjects (77, 9000001," in capsys.readouterr().err
+
+
+def test_one_patient_id_for_all_names_nobody(script, tmp_path):
+    paths = [tmp_path / f"{number}{side}.dcm" for number in range(3) for side in "LR"]
+    for path in paths:
+        path.write_bytes(files.dicom(files.film(), PatientID="ANONYMOUS"))
+    assert sorted(script.subjects_of(paths).values()) == ["0", "0", "1", "1", "2", "2"]
+    paths[0].write_bytes(files.dicom(files.film(), PatientID="9000001"))
+    assert set(script.subjects_of(paths).values()) == {"9000001", "ANONYMOUS"}
+
+
+def test_damaged_files_are_told_by_name_and_the_preamble_may_be_missing(script, tmp_path):
+    whole = files.dicom(files.film(), PatientID="9000001")
+    assert whole[128:132] == b"DICM"
+    path = tmp_path / "12R.dcm"
+    path.write_bytes(whole[132:])
+    assert script.patient_of(path) == "9000001"
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        bad = bytearray(whole[: rng.integers(1, len(whole))])
+        for place in rng.integers(0, min(len(bad), 700), 8):
+            bad[place] = rng.integers(0, 256)
+        path.write_bytes(bad)
+        assert isinstance(script.patient_of(path), str | None)
+    path.write_bytes(b"nothing")
+    assert script.subjects_of([path]) == {path: "12"}
