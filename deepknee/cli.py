@@ -60,7 +60,7 @@ outputs, all in DIR
                   also holds the patient id and UIDs of the header: share it as you would share the header
   records/        one JSON a film: what is done; and the small pictures of the report
   deepknee.json   which weights and which code read the films
-  Every file is complete or not there. Ctrl-C finishes the tables for the films that are done.
+  Every file is complete or not there. Ctrl-C finishes the tables for the films that are done, now or earlier.
 
 again
   Films that are done are skipped. Read again are: films that failed; files that changed (size or time); all films

@@ -7,7 +7,6 @@ Tables and report are made from the records alone, so they hold complete films o
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from deepknee.draw import attention_picture, encode_jpeg, encode_png, landmark_p
 from deepknee.films import SHARDS, Film
 from deepknee.html import render
 from deepknee.knee_reading import KneeReading, Reading
-from deepknee.output import Folder, FolderError, stamp
+from deepknee.output import Folder, FolderError, stamp_or_none
 from deepknee.report import (
     FAILURE_COLUMNS,
     FORMAT,
@@ -78,7 +77,10 @@ class OutputFolder(Folder):
         return [film for film in films if overwrite or not self._done(film, records.get(film.key))]
 
     def open(self, pending: Iterable[Film], others: Iterable[tuple[Film, str]] = ()) -> None:
-        """Make ready for films that will be read: what is there of them is removed, so that old and new never mix.
+        """Make ready for films that will be read.
+
+        What is there of them is removed, so that old and new never mix, but for what is done and only read again: that
+        stays until it is, for whoever stops before.
 
         Parameters
         ----------
@@ -91,7 +93,8 @@ class OutputFolder(Folder):
             folder.mkdir(parents=True, exist_ok=True)
         records = self.read_records()
         for film in pending:
-            self._remove(film.key, records.get(film.key))
+            if not self._done(film, record := records.get(film.key)):
+                self._remove(film.key, record)
         self.write_marker()
         for film, reason in others:
             self._write(film, "other", reason=reason)
@@ -129,7 +132,7 @@ class OutputFolder(Folder):
         return [*map(encode_png, pictures), record, *(encode_jpeg(picture, REPORT_PX) for picture in pictures)]
 
     def save(self, film: Film, knees: Mapping[str, Sequence[bytes]], before: tuple[int, int]) -> None:
-        """Write the outputs of a film's knees, then its record.
+        """Write the outputs of a film's knees, then its record; what was there of it is removed.
 
         Parameters
         ----------
@@ -140,13 +143,14 @@ class OutputFolder(Folder):
         before : (int, int)
             Size and time of the file (`stamp`), from before it was read.
         """
+        self._remove_old(film)
         for name, contents in knees.items():
             for path, content in zip(self._outputs(name), contents, strict=True):
                 write_atomic(path, content)
         self._write(film, "read", knees=list(knees), size=before[0], time_ns=before[1])
 
     def save_failure(self, film: Film, reason: str) -> None:
-        """Write the record of a film that could not be read.
+        """Write the record of a film that could not be read; what was there of it is removed.
 
         Parameters
         ----------
@@ -155,6 +159,7 @@ class OutputFolder(Folder):
         reason : str
             Why.
         """
+        self._remove_old(film)
         self._write(film, "failed", reason=reason)
 
     def read_records(self) -> dict[str, Record]:
@@ -196,7 +201,7 @@ class OutputFolder(Folder):
     def _done(self, film: Film, record: Record | None) -> bool:
         if record is None or record["status"] != "read" or not self._ours(record) or not self._complete(record):
             return False
-        return os.path.exists(film.path) and (record["size"], record["time_ns"]) == stamp(film.path)
+        return stamp_or_none(film.path) == (record["size"], record["time_ns"])
 
     def _remove(self, key: str, record: Record | None) -> None:
         """Remove a film's outputs, the record first: without it the rest is nothing."""
@@ -205,6 +210,10 @@ class OutputFolder(Folder):
             for name in record.get("knees", ()):
                 for path in self._outputs(name):
                     path.unlink(missing_ok=True)
+
+    def _remove_old(self, film: Film) -> None:
+        if (path := self.records / f"{film.key}.json").exists():
+            self._remove(film.key, _load(path))
 
     def _write(self, film: Film, status: str, **more: Any) -> None:
         record = {"format": FORMAT, "file": film.file, "status": status, "made_by": self.made_by["id"]}

@@ -115,6 +115,14 @@ def stamp(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
+def stamp_or_none(path: Path) -> tuple[int, int] | None:
+    """Return the `stamp` of a file; None where it cannot be had: reading the film says why, and stops no other."""
+    try:
+        return stamp(path)
+    except OSError:
+        return None
+
+
 def reason_of(error: Exception) -> str:
     """Say what is wrong, without the file where the table has it; the type of errors that are not about films.
 

@@ -119,7 +119,7 @@ def read_over_ray(
         interrupted = _on_cluster(plan, others, folder, make_reader, address, share)
     else:
         folder.open(plan.run, others)
-    tally = write_tables(folder, plan)
+    tally = write_tables(folder, plan, interrupted=interrupted)
     if (missing := len(films) - tally.read - tally.failed) and not interrupted:
         raise FolderError(
             f"{folder.root}: {missing} films are lost: does another command write there? Run this one again"

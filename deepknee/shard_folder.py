@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
 from deepknee.films import SHARDS, Film
-from deepknee.output import NO_KNEE, Folder, FolderError, reason_of, stamp
+from deepknee.output import NO_KNEE, Folder, FolderError, reason_of, stamp, stamp_or_none
 from deepknee.report import knee_record, result_values, to_json
 from deepknee.shards import (
     FAILED,
@@ -92,7 +92,7 @@ class ShardFolder(Folder):
                 if row.key not in asked:
                     strange.pop(row.key, None)
                     strange |= {} if self.ours(shard, row) else {row.key: row.file}
-                elif self._done(asked[row.key], shard, row):
+                elif self.done(asked[row.key], shard, row):
                     done.add(asked[row.key].key)
                 else:
                     done.discard(row.key)
@@ -146,10 +146,11 @@ class ShardFolder(Folder):
         """Say whether a row may stand in one table with what is read now."""
         return row.status != READ or self.made(shard.made_by, shard.spacing_mm)
 
-    def _done(self, film: Film, shard: Shard, row: Row) -> bool:
+    def done(self, film: Film, shard: Shard, row: Row) -> bool:
+        """Say whether a film was read without error, from the file that is there now, as it would be read now."""
         if row.status != READ or not self.ours(shard, row):
             return False
-        return film.path.exists() and stamp(film.path) == (row.size, row.time_ns)
+        return stamp_or_none(film.path) == (row.size, row.time_ns)
 
 
 def film_rows(film: Film, reader: Reader, folder: ShardFolder) -> list[Row]:

@@ -36,7 +36,7 @@ class Tally:
     knees: int = 0
 
 
-def write_tables(folder: ShardFolder, plan: Plan) -> Tally:
+def write_tables(folder: ShardFolder, plan: Plan, *, interrupted: bool = False) -> Tally:
     """Write ``results.csv``, ``results.parquet`` and ``failures.csv``, each film once; shards without use are removed.
 
     Parameters
@@ -45,6 +45,9 @@ def write_tables(folder: ShardFolder, plan: Plan) -> Tally:
         Where shards lie and tables go.
     plan : Plan
         Of this run: of the films that are pending in it, only what it has read counts.
+    interrupted : bool
+        Not all that was pending was tried. Then what an earlier run has read of such films counts too, as far as it
+        would be read alike now, and no shard is removed.
 
     Returns
     -------
@@ -59,7 +62,7 @@ def write_tables(folder: ShardFolder, plan: Plan) -> Tally:
         Tables cannot be written.
     """
     paths = folder.paths()
-    newest, firsts = _newest(folder, plan, paths)
+    newest, firsts = _newest(folder, plan, paths, interrupted)
     tally, last, others = Tally(), "", []
     results, failures = folder.root / "results.csv", folder.root / "failures.csv"
     with (
@@ -84,7 +87,7 @@ def write_tables(folder: ShardFolder, plan: Plan) -> Tally:
             last = row.key
         for other in others:  # below the failures, as without a cluster
             to_failures(other)
-    for number in set(range(len(paths))) - set(newest.values()):
+    for number in set(range(len(paths))) - set(newest.values()) if not interrupted else ():
         paths[number].unlink()
     return tally
 
@@ -124,16 +127,20 @@ def in_order(paths: Sequence[Path], firsts: Sequence[tuple[str, str] | None]) ->
 
 
 def _newest(
-    folder: ShardFolder, plan: Plan, paths: Sequence[Path]
+    folder: ShardFolder, plan: Plan, paths: Sequence[Path], interrupted: bool
 ) -> tuple[dict[str, int], list[tuple[str, str] | None]]:
     """Tell for every film which shard counts, and the first row of every shard that counts for any."""
-    pending = {film.key for film in plan.pending}
+    pending = {film.key: film for film in plan.pending}
     newest: dict[str, int] = {}
     firsts: list[tuple[str, str] | None] = []
     for number, path in enumerate(paths):
         shard, old = load_shard(path), run_of(path) < plan.run
         for row in shard.films():
-            if folder.ours(shard, row) and not (old and row.key in pending):
+            if old and row.key in pending:
+                counts = interrupted and folder.done(pending[row.key], shard, row)
+            else:
+                counts = folder.ours(shard, row)
+            if counts:
                 newest[row.key] = number
         firsts.append(by_name(shard.rows[0]))
     used = set(newest.values())

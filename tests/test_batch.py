@@ -202,6 +202,22 @@ def test_ctrl_c_leaves_tables_of_what_is_complete(films, tmp_path):
     assert len(knees(tmp_path / "out")) == 3
 
 
+def test_ctrl_c_keeps_earlier_readings_that_were_to_be_done_anew(films, tmp_path):
+    write(films / "0.dcm", "R")
+    write(films / "6.dcm", "R")
+    run(films)
+    for number in (0, 5):
+        write(films / f"{number}.dcm", "interrupt" if number == 5 else "L")
+    write(films / "7.dcm", "R")
+    assert run(films, overwrite=True).interrupted
+    assert knees(tmp_path / "out") == [("0.dcm", "L"), ("1.dcm", "R"), ("1.dcm", "L"), ("2.dcm", "L"), ("6.dcm", "R")]
+    assert not list((tmp_path / "out" / "knees").glob("0-*_R*")), "old and new never mix"
+    (films / "0.dcm").write_text("interrupt")
+    assert run(films, overwrite=True).interrupted
+    assert ("0.dcm", "L") not in knees(tmp_path / "out"), "of another file than is there now"
+    assert len(knees(tmp_path / "out")) == 4
+
+
 @pytest.mark.parametrize("number", range(12))
 def test_ctrl_c_while_writing_leaves_complete_films(tmp_path, monkeypatch, number):
     write(tmp_path / "films" / "1.dcm", "R")

@@ -12,10 +12,12 @@ from deepknee.batch import read_films
 from deepknee.films import find_films
 from deepknee.folder import OutputFolder
 from deepknee.output import FolderError
+from deepknee.ray_read import read_over_ray
 from deepknee.report import RESULT_COLUMNS, result_cells
 from deepknee.shard_folder import ShardFolder, film_rows
 from deepknee.shard_tables import Tally, write_tables
 from deepknee.shards import DamagedShard, Shard, encode_shard, load_shard, shard_name
+from kneel.engine.ray_cluster import Share
 
 parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow comes with the extra: pip install '.[ray]'")
 WORDS = {"1": "R L", "2": "L", "3": "none", "4": "bad", "5": "bug", "6": "R", "7": "R L", "8": "R", "9": "L"}
@@ -39,7 +41,7 @@ def write(path, words):
 
 
 def run(films, size=3, *, only=None, out=None, weights=None, spacing=None, overwrite=False, seed=0):
-    """Read what is pending in pieces that come in any order, or only the first few; the keys read, and the tally."""
+    """Read what is pending in pieces that come in any order, or stop after a few; the films read, and the tally."""
     out = out or films.parent / "out"
     found, others = find_films([str(films)], out)
     folder = ShardFolder.by(weights or snapshots(), out, spacing)
@@ -49,7 +51,8 @@ def run(films, size=3, *, only=None, out=None, weights=None, spacing=None, overw
     random.Random(seed).shuffle(pieces)
     for piece in pieces:
         folder.save((row for film in reversed(piece) for row in film_rows(film, make_reader(), folder)), plan.run)
-    return sorted(film.file for piece in pieces for film in piece), write_tables(folder, plan)
+    tally = write_tables(folder, plan, interrupted=only is not None)
+    return sorted(film.file for piece in pieces for film in piece), tally
 
 
 def without(films, out, **more):
@@ -133,11 +136,37 @@ def test_another_spacing_or_overwrite_reads_everything(films, tmp_path):
     assert len(shards(tmp_path / "out")) == 4, "three and the side file's; what was superseded is gone"
 
 
-def test_a_stopped_overwrite_shows_nothing_old_of_films_to_be_read(films, tmp_path):
+def test_a_stopped_overwrite_keeps_what_would_be_read_alike(films, tmp_path):
     run(films)
+    before, shards_before = names(tmp_path / "out"), shards(tmp_path / "out")
     write(films / "6", "R L")
-    read, _ = run(films, 4, only=1, overwrite=True)
-    assert {str(films / name) for name in names(tmp_path / "out")} <= set(read)
+    (films / "7").unlink()
+    (films / "7").symlink_to("x" * 300)  # asking for its size is an error: File name too long
+    assert run(films, only=0, overwrite=True)[1] == Tally(7, 0, 9)
+    assert names(tmp_path / "out") == [name for name in before if name not in ("6", "7")]
+    assert set(shards_before) <= set(shards(tmp_path / "out"))
+    assert run(films, 4, only=1, overwrite=True)[1].failed > 0
+    assert names(tmp_path / "out") == [name for name in before if name not in ("6", "7")]
+    read, tally = run(films)
+    assert read == [str(films / name) for name in ("3", "4", "5", "6", "7")]
+    assert tally == Tally(8, 4, 11)
+    assert "File name too long" in (tmp_path / "out" / "failures.csv").read_text()
+    assert len(run(films, only=0, spacing=(0.4, 0.5))[0]) == 0
+    assert names(tmp_path / "out") == [], "none with another spacing"
+    assert run(films)[1] == tally, "and yet they are not lost"
+
+
+def test_ctrl_c_on_a_cluster_removes_nothing(films, tmp_path, monkeypatch):
+    run(films)
+    before, shards_before = tables(tmp_path / "out")[0], shards(tmp_path / "out")
+    monkeypatch.setattr("deepknee.ray_read._on_cluster", lambda *_: True)
+    found, _ = find_films([str(films)], tmp_path / "out")
+    folder = ShardFolder.by(snapshots(), tmp_path / "out")
+    summary = read_over_ray(found, [], folder, make_reader, address="local", share=Share(), overwrite=True)
+    assert summary.interrupted
+    assert summary.read == 9
+    assert tables(tmp_path / "out")[0] == before
+    assert shards(tmp_path / "out") == shards_before
 
 
 def test_overlapping_shards_count_once_and_the_newest(films, tmp_path):
