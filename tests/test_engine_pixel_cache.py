@@ -22,7 +22,7 @@ NOTES = [{"subject": "a", "points": [[1.5, 0.1]]}, {"subject": "b", "points": []
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("KNEEL_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+    return tmp_path / "cache" / "pixels-v1"
 
 
 class Maker:
@@ -102,10 +102,11 @@ def keep(folder, name, used):
     return entry.stem
 
 
-def test_beyond_the_limit_those_go_whose_last_use_is_the_longest_ago(folder, monkeypatch):
+def test_beyond_the_limit_those_go_whose_last_use_is_the_longest_ago(folder, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
     keys = {name: keep(folder, name, 1000 + at) for at, name in enumerate("abc")}
     (folder / "mine.pixels").write_bytes(bytes(1000))  # not ours: neither counted nor deleted
-    half = folder / f".{keys['b']}.pixels.x7"
+    half = folder / f".{keys['b']}.pixels.x7_abcde"
     half.write_bytes(bytes(50))  # of a writer that was killed
     os.utime(half, (1001, 1001))
     size = sum(path.stat().st_size for path in folder.glob("*") if path.name != "mine.pixels")
@@ -115,11 +116,49 @@ def test_beyond_the_limit_those_go_whose_last_use_is_the_longest_ago(folder, mon
     monkeypatch.setattr(pixel_cache, "LARGEST", size)  # one more, and b has to go; that is enough
     keep(folder, "d", 1010)
     assert entries(folder) == {"a", "c", "d"}
+    assert [f"{keys['b']}.json" in line for line in caplog.messages if "deleted" in line] == [True]
     assert not list(folder.glob(f"*{keys['b']}.[!l]*"))
     assert (folder / "mine.pixels").stat().st_size == 1000
     monkeypatch.setattr(pixel_cache, "LARGEST", 1)
     keep(folder, "e", 1020)
-    assert entries(folder) == {"e"}  # the one that was asked for stays, whatever the limit
+    assert entries(folder) == {"a", "e"}  # what is asked for, or was within a day, stays whatever the limit
+
+
+def test_nothing_but_our_own_files_is_ever_deleted(folder, monkeypatch):
+    keep(folder, "a", 1000)
+    (old,) = folder.glob("*.json")
+    mine = [folder.parent / old.name, folder.parent / f"{old.stem}.pixels"]  # named by hashes of something else
+    mine += [folder / f"{old.stem}.json.gz", folder / f".{old.stem}.json.swp", folder / f"{old.stem}.pixels.bak"]
+    for path in mine:
+        path.write_bytes(b"mine")
+        os.utime(path, (1, 1))
+    monkeypatch.setattr(pixel_cache, "LARGEST", 1)
+    keep(folder, "b", 1001)
+    assert entries(folder) == {"b"}
+    assert all(path.read_bytes() == b"mine" for path in mine)
+
+
+def test_sets_that_together_are_too_large_do_not_push_each_other_out(folder, monkeypatch):
+    monkeypatch.setattr(pixel_cache, "LARGEST", 1)
+    makers = {name: Maker() for name in "ab"}
+    for _ in range(2):
+        for name, make in makers.items():
+            check(cached(make, name, [], "knees"))
+    assert [make.calls for make in makers.values()] == [1, 1]
+
+
+def test_where_files_cannot_be_locked_nobody_deletes_what_another_is_writing(folder, monkeypatch):
+    def refused(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    monkeypatch.setattr(pixel_cache, "LARGEST", 1)
+    keep(folder, "a", 1000)
+    half = folder / f".{'0' * 32}.pixels.abcd_efg"
+    half.write_bytes(bytes(50))
+    keep(folder, "b", 1001)
+    assert entries(folder) == {"b"}
+    assert half.exists()
 
 
 def test_what_another_process_is_reading_or_writing_stays(folder, monkeypatch):
@@ -207,7 +246,7 @@ def test_it_can_be_switched_off_and_says_where_it_lies(folder, monkeypatch, capl
     assert cache_folder() is None
     monkeypatch.delenv("KNEEL_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert cache_folder() == Path("/somewhere/kneel")
+    assert cache_folder() == Path("/somewhere/kneel/pixels-v1")
 
 
 def test_what_making_raises_is_raised_and_nothing_is_kept(folder):

@@ -3,7 +3,7 @@
 An entry is two files, ``KEY.pixels`` (all pixels, one after the other) and ``KEY.json`` (shapes, notes, checksums),
 written beside and renamed, the JSON last: what has no JSON is not there. KEY is the hash of all that the pictures
 depend on. Entries can be deleted at any time; a training that has mapped one keeps it until it ends. Beyond
-`LARGEST` those go whose last use is the longest ago.
+`LARGEST` those go whose last use is the longest ago, but none that was used within a day.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +28,12 @@ from pydantic import BaseModel
 
 VARIABLE = "KNEEL_CACHE"  # a folder, or "off"
 LARGEST = 30 * 10**9  # bytes of all entries together
+_FOLDER = "pixels-v1"  # in the one that the user names, where files of anybody may lie
+_SPARED = 24 * 3600.0  # seconds after the last use: sets that take turns would else push each other out
 _READERS = (  # what reads and resamples films: another version may give other pixels
     "numpy", "pillow", "pydicom", "pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle", "pyjpegls", "python-gdcm"
 )  # fmt: skip
-_FILE = re.compile(r"\.?(?P<key>[0-9a-f]{32})\.(json|pixels)(\..*)?")  # the hidden ones are half written
+_FILE = re.compile(r"(?P<half>\.)?(?P<key>[0-9a-f]{32})\.(json|pixels)(?(half)\.[a-z0-9_]{8})")  # half: by `_beside`
 _EDGE = 64 << 10  # bytes at either end of a file that its stamp reads
 _log = logging.getLogger(__name__)
 
@@ -64,7 +67,7 @@ class Pictures:
 
 def cache_folder() -> Path | None:
     """
-    Say where entries lie: ``$KNEEL_CACHE``, or ``kneel`` in the user's cache folder.
+    Say where entries lie: in a folder of their own in ``$KNEEL_CACHE``, or in ``kneel`` in the user's cache folder.
 
     Returns
     -------
@@ -73,8 +76,8 @@ def cache_folder() -> Path | None:
     """
     asked = os.environ.get(VARIABLE)
     if asked:
-        return None if asked == "off" else Path(asked)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kneel"
+        return None if asked == "off" else Path(asked) / _FOLDER
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kneel" / _FOLDER
 
 
 def cached(
@@ -104,10 +107,11 @@ def cached(
     key = _digest([fingerprint(depends_on), [_code_digest(path) for path in code], _versions()])[:32]
     entry = folder / f"{key}.json"
     with _alone(entry.with_suffix(".lock")):
+        # before it is read, which takes a while: where files cannot be locked, only this keeps it from being deleted
+        with contextlib.suppress(OSError):  # there is none; a folder that somebody else filled
+            os.utime(entry)
         found = _read(entry)
         if found is not None:
-            with contextlib.suppress(OSError):  # a folder that somebody else filled
-                os.utime(entry)
             _log.info("%s: %d pictures from %s", title, len(found.notes), folder)
             return found
         pictures = Pictures(*make())
@@ -118,7 +122,7 @@ def cached(
             _log.warning("%s: not kept in %s (%s); %s names another folder, or off", title, folder, error, VARIABLE)
             return pictures
         with contextlib.suppress(OSError):  # somebody else makes room at the same time
-            _make_room(folder, key)
+            _make_room(folder)
         _log.info("%s: decoded into %s (%.0f MB)", title, folder, _size(entry) / 1e6)
         return _read(entry) or pictures
 
@@ -271,26 +275,25 @@ def _alone(path: Path, *, wait: bool = True) -> Iterator[bool]:
         yield free
 
 
-def _make_room(folder: Path, keep: str) -> None:
-    """Delete what was not used for longest, but for the entry `keep`, until the rest is small enough."""
+def _make_room(folder: Path) -> None:
+    """Delete what was not used for longest, but for what was within a day, until the rest is small enough."""
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if (match := _FILE.fullmatch(path.name)) is not None:
             files.setdefault(match["key"], []).append(path)
     sizes = {key: sum(path.stat().st_size for path in paths) for key, paths in files.items()}
     # reading renews the notes alone, so the newest file tells; sorted, the notes are gone before their pixels
-    oldest = sorted(files, key=lambda key: max(path.stat().st_mtime for path in files[key]))
+    used = {key: max(path.stat().st_mtime for path in paths) for key, paths in files.items()}
     total = sum(sizes.values())
-    for key in oldest:
-        if total <= LARGEST:
+    for key in sorted(used, key=used.__getitem__):
+        if total <= LARGEST or used[key] > time.time() - _SPARED:
             break
-        if key == keep:
-            continue
         with _alone(folder / f"{key}.lock", wait=False) as free:
             if free:
                 for path in files[key]:
                     path.unlink(missing_ok=True)
                 total -= sizes[key]
+                _log.info("%s: deleted (%.0f MB), unused for longest", folder / f"{key}.json", sizes[key] / 1e6)
 
 
 def _size(entry: Path) -> int:
