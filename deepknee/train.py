@@ -161,6 +161,7 @@ class GradingTask:
             "fold": self.fold,
             "split": self.split,
             "trained_on": subject_marks(self.knees[0].subjects),
+            "chosen_on": subject_marks(self.knees[1].subjects),
             **self.settings.model_dump(mode="json", exclude={"turns_deg"}),  # comes with calibration
             "knees": {part: np.bincount(knees.grades, minlength=GRADES).tolist() for part, knees in parts},
             **({"started_from": self.started_from} if self.started_from else {}),

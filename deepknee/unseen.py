@@ -17,11 +17,12 @@ NOT_CHECKED = (
 )
 _UNSEEN = "None of these subjects was in the training of a network."
 _CHOSE = "Their knees chose the epoch of the networks."
+_SOME_CHOSE = "Knees of {few} of these {all} subjects chose the epoch of a network."
+_CHOICE_UNKNOWN = "Whether their knees chose the epoch is not noted in {few} of {all} snapshots."
 _UNKNOWN = """Whether the networks were trained on any of these subjects cannot be checked: {few} of {all} snapshots do
 not note theirs, as {first}."""
 _FOLDS = ". Of folds, evaluate_kl.py --out_of_fold takes for each knee the network that held it out"
-_HELD_OUT = """Each knee was graded by the one network that was not trained on its subject. The knees that a network
-held out chose its epoch."""
+_HELD_OUT = "Each knee was graded by the one network that was not trained on its subject."
 _NAMED = 10
 
 
@@ -34,7 +35,10 @@ class Training:
     place : str
         The file.
     marks : str or None
-        As `kneel.engine.folds.subject_marks` makes them; None in snapshots from before they were kept.
+        Of those trained on, as `kneel.engine.folds.subject_marks` makes them; None in snapshots from before they were
+        kept.
+    chosen_on : str or None
+        The same of those whose knees chose the epoch.
     split : mapping or None
         Digests of the subjects of both parts, `kneel.engine.folds.split_digest`.
     cut : (int, int, int) or None
@@ -43,6 +47,7 @@ class Training:
 
     place: str
     marks: str | None = None
+    chosen_on: str | None = None
     split: Mapping[str, str] | None = None
     cut: tuple[int, int, int] | None = None
 
@@ -54,7 +59,7 @@ class Training:
             match experiment.get("folds"), meta.get("fold"), (meta.get("training") or {}).get("seed"):
                 case int() as folds, int() as fold, int() as seed:
                     cut = folds, fold, seed
-        return cls(place, meta.get("trained_on"), meta.get("split"), cut)
+        return cls(place, meta.get("trained_on"), meta.get("chosen_on"), meta.get("split"), cut)
 
     def seen(self, subjects: Sequence[str], grades: Sequence[int]) -> set[str] | None:
         """Tell which subjects of N knees the network was trained on.
@@ -76,15 +81,35 @@ class Training:
         whole = split_digest(subjects, subjects)
         if whole["train"] == self.split.get("train"):
             return set(subjects)
-        if self.chose(subjects):
+        if self._are_val(subjects):
             return set()  # no subject is in both parts
-        return self._seen_in_folds(subjects, grades)
+        parts = self._cut_again(subjects, grades)
+        return None if parts is None else parts[0]
 
-    def chose(self, subjects: Sequence[str]) -> bool:
-        """Tell whether the epoch was chosen by just these subjects."""
+    def chose(self, subjects: Sequence[str], grades: Sequence[int]) -> set[str] | None:
+        """Tell which subjects of N knees chose the epoch of the network.
+
+        Parameters
+        ----------
+        subjects, grades : sequence, length N
+            Of the knees, in the order of their data set.
+
+        Returns
+        -------
+        set of str or None
+            None where the snapshot does not say enough.
+        """
+        if self.chosen_on is not None:
+            return marked_subjects(subjects, self.chosen_on)
+        if self._are_val(subjects):
+            return set(subjects)
+        parts = self._cut_again(subjects, grades)
+        return None if parts is None else parts[1]
+
+    def _are_val(self, subjects: Sequence[str]) -> bool:
         return self.split is not None and split_digest((), subjects)["val"] == self.split.get("val")
 
-    def _seen_in_folds(self, subjects: Sequence[str], grades: Sequence[int]) -> set[str] | None:
+    def _cut_again(self, subjects: Sequence[str], grades: Sequence[int]) -> tuple[set[str], set[str]] | None:
         """Cut the folds again: where the digests agree, these are the knees that they were cut from."""
         if self.cut is None:
             return None
@@ -93,8 +118,8 @@ class Training:
             train, val = grouped_folds(subjects, grades, folds, seed)[fold]
         except (ConfigError, IndexError):
             return None  # too few knees: another data set
-        parts = tuple([subjects[index] for index in part] for part in (train, val))
-        return set(parts[0]) if split_digest(*parts) == self.split else None
+        seen, held = ({subjects[index] for index in part} for part in (train, val))
+        return (seen, held) if split_digest(seen, held) == self.split else None
 
 
 UNKNOWN = Training("a network without a snapshot")
@@ -115,7 +140,7 @@ def check_unseen(trainings: Sequence[Training], subjects: Sequence[str], grades:
     Returns
     -------
     str
-        What to say in a report: nobody was seen, or it cannot be checked.
+        What to say in a report: nobody was seen, or it cannot be checked; and whether their knees chose the epoch.
 
     Raises
     ------
@@ -135,7 +160,17 @@ def check_unseen(trainings: Sequence[Training], subjects: Sequence[str], grades:
     dumb = [place for place, found in seen.items() if found is None]
     if dumb:
         return " ".join(_UNKNOWN.format(few=len(dumb), all=len(seen), first=dumb[0]).split())
-    return f"{_UNSEEN} {_CHOSE}" if any(training.chose(subjects) for training in trainings) else _UNSEEN
+    return f"{_UNSEEN} {_choice(trainings, subjects, grades)}".strip()
+
+
+def _choice(trainings: Sequence[Training], subjects: Sequence[str], grades: Sequence[int]) -> str:
+    """Say whose knees chose the epoch of any network; nothing where it is known that none of these did."""
+    chose = [training.chose(subjects, grades) for training in trainings]
+    everybody, unknown = set().union(*filter(None, chose)), chose.count(None)
+    if everybody:
+        some = _SOME_CHOSE.format(few=len(everybody), all=len(set(subjects)))
+        return _CHOSE if everybody == set(subjects) else some
+    return _CHOICE_UNKNOWN.format(few=unknown, all=len(chose)) if unknown else ""
 
 
 def held_out(
@@ -158,7 +193,8 @@ def held_out(
     Raises
     ------
     LeakageError
-        A snapshot does not say enough, or a subject was held out by none or by several networks.
+        A snapshot does not say enough, a subject was held out by none or by several networks, or a network is of no
+        fold of this set: trained on none of its subjects.
     """
     seen = [training.seen(subjects, grades) for training in trainings]
     dumb = [training.place for training, found in zip(trainings, seen, strict=True) if found is None]
@@ -172,7 +208,24 @@ def held_out(
                 f"{where}: {len(who)} of its {len(set(subjects))} subjects were held out by {words} of the "
                 f"{len(seen)} networks, and must be by one: {_names(who)}"
             )
-    return unseen.argmax(0), " ".join(_HELD_OUT.split())
+    strange = [training.place for training, found in zip(trainings, seen, strict=True) if not found]
+    if strange:  # nobody was held out of what it was trained on
+        raise LeakageError(f"{strange[0]}: was trained on none of the subjects of {where}; needs one of its folds")
+    which = unseen.argmax(0)
+    return which, f"{_HELD_OUT} {_held_choice(trainings, which, subjects, grades)}".strip()
+
+
+def _held_choice(
+    trainings: Sequence[Training], which: NDArray[np.int64], subjects: Sequence[str], grades: Sequence[int]
+) -> str:
+    """Say whether the knees that a network held out chose its epoch."""
+    chose = [training.chose(subjects, grades) for training in trainings]
+    if None in chose:
+        return _CHOICE_UNKNOWN.format(few=chose.count(None), all=len(chose))
+    own = {subject for subject, number in zip(subjects, which, strict=True) if subject in (chose[number] or ())}
+    if own == set(subjects):
+        return "The knees that a network held out chose its epoch."
+    return f"Knees of {len(own)} of the {len(set(subjects))} subjects chose the epoch of that network." if own else ""
 
 
 def _names(subjects: Iterable[str]) -> str:

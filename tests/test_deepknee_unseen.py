@@ -16,7 +16,7 @@ from deepknee.ensemble import Grader
 from deepknee.experiment import GradingExperiment
 from deepknee.predictions import read_predictions
 from deepknee.train import GradingTask, train_grader
-from deepknee.unseen import Training, check_unseen
+from deepknee.unseen import Training, check_unseen, held_out
 from kneel.engine.config import load_config
 from kneel.engine.folds import LeakageError, grouped_folds, marked_subjects, split_digest, subject_marks
 from kneel.engine.snapshot import load_snapshot, save_snapshot
@@ -61,6 +61,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data sets, and a training of each kind: with a validation set of its own, and in three folds."""
     root = tmp_path_factory.mktemp("unseen")
     parts = {"train": SUBJECTS[:12], "val": SUBJECTS[12:18], "test": SUBJECTS[18:], "mixed": SUBJECTS[10:14]}
+    parts |= {"some": SUBJECTS[12:17], "merged": SUBJECTS[16:]}
     for number, (name, subjects) in enumerate(parts.items()):
         write_rois(root / name, subjects, number)
     for name, val, folds in (("whole", "val", 1), ("folds", "null", 3)):
@@ -75,7 +76,7 @@ def without_marks(weights: Path, out: Path) -> Path:
     """The same networks as snapshots from before subjects were noted."""
     for path in weights.rglob("best.safetensors"):
         tensors, meta = load_snapshot(path)
-        meta.pop("trained_on")
+        del meta["trained_on"], meta["chosen_on"]
         (out / path.parent.name).mkdir(parents=True)
         save_snapshot(out / path.parent.name / "best.safetensors", tensors, meta)
     return out
@@ -139,9 +140,10 @@ def test_out_of_fold_each_knee_is_graded_by_the_network_that_held_it_out(old: bo
             np.testing.assert_allclose(found.probabilities[row], chances, atol=1e-6)
             seen.add(row)
     assert len(seen) == 24
-    assert (
-        "Each knee was graded by the one network that was not trained on its subject" in (out / "report.md").read_text()
+    words = (
+        "Each knee was graded by the one network that was not trained on its subject. The knees that a network held out"
     )
+    assert words in (out / "report.md").read_text()
 
 
 def test_out_of_fold_needs_one_network_a_knee(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,6 +155,13 @@ def test_out_of_fold_needs_one_network_a_knee(root: Path, tmp_path: Path, capsys
     old = without_marks(root / "runs" / "folds", tmp_path / "old")
     assert run("evaluate_kl", root / "test", old, *words) == 1
     assert "does not note whom it was trained on" in capsys.readouterr().err
+    assert run("evaluate_kl", root / "test", root / "runs" / "whole", *words) == 1  # no fold of these knees
+    said = capsys.readouterr().err
+    assert "whole/fold_0/best.safetensors: was trained on none of the subjects of" in said
+    both = [str(root / "runs" / name / "fold_0" / "best.safetensors") for name in ("whole", "folds")]
+    words = ["--data", str(root / "train"), "--weights", *both, "--out", str(tmp_path / "out")]
+    assert script("evaluate_kl").main([*words, "--out_of_fold"]) == 1
+    assert "held out by none of the 2 networks" in capsys.readouterr().err
 
 
 def test_some_training_subjects_among_others_are_named(
@@ -165,13 +174,15 @@ def test_some_training_subjects_among_others_are_named(
 def test_unseen_knees_are_graded_and_the_report_says_so(root: Path, tmp_path: Path) -> None:
     weights, old = root / "runs" / "whole", without_marks(root / "runs" / "whole", tmp_path / "old")
     said = {}
-    for part, networks in (("val", weights), ("test", weights), ("val", old), ("test", old)):
+    asked = [("val", weights), ("test", weights), ("some", weights), ("merged", weights), ("val", old), ("test", old)]
+    for part, networks in asked:
         out = tmp_path / f"{part}_{networks.name}"
         assert run("evaluate_kl", root / part, networks, "--out", str(out), "--resamples", "20") == 0
         said[out.name] = (out / "report.md").read_text()
-    for name in ("val_whole", "val_old"):
+    for name in ("val_whole", "val_old", "some_whole"):
         assert "None of these subjects was in the training of a network. Their knees chose the epoch" in said[name]
     assert "None of these subjects was in the training of a network.\n" in said["test_whole"]
+    assert "of a network. Knees of 2 of these 8 subjects chose the epoch of a network.\n" in said["merged_whole"]
     assert "cannot be checked: 1 of 1 snapshots do not note theirs" in said["test_old"]
     out, table = tmp_path / "table", tmp_path / "val_whole" / "predictions.csv"
     assert script("evaluate_kl").main(["--predictions", str(table), "--out", str(out), "--resamples", "20"]) == 0
@@ -210,3 +221,31 @@ def test_old_folds_are_cut_again_as_they_were() -> None:
 def test_a_snapshot_that_says_nothing_is_told() -> None:
     words = check_unseen([Training("a"), Training("b", subject_marks(["x"]))], ["y"], [0], "there")
     assert words.endswith("cannot be checked: 1 of 2 snapshots do not note theirs, as a.")
+
+
+def test_who_chose_the_epoch_is_told_as_far_as_it_is_known() -> None:
+    def said(training: Training, *subjects: str) -> str:
+        return check_unseen([training], subjects, [0] * len(subjects), "there").partition("of a network. ")[2]
+
+    split = split_digest(["t"], ["a", "b"])
+    noted = Training("a", subject_marks(["t"]), subject_marks(["a", "b"]), split)
+    assert said(noted, "a") == said(noted, "a", "b", "b") == "Their knees chose the epoch of the networks."
+    assert said(noted, "b", "c") == "Knees of 1 of these 2 subjects chose the epoch of a network."
+    assert check_unseen([noted], ["c"], [0], "there").endswith("in the training of a network.")
+    before = Training("a", subject_marks(["t"]), split=split)
+    assert said(before, "a", "b") == "Their knees chose the epoch of the networks."
+    for subjects in (("a",), ("a", "b", "c"), ("c",)):
+        assert said(before, *subjects) == "Whether their knees chose the epoch is not noted in 1 of 1 snapshots."
+
+
+def test_out_of_fold_says_of_whose_knees_chose_the_epoch_what_is_known() -> None:
+    def said(*trainings: Training) -> str:
+        return held_out(trainings, ["a", "b"], [0, 0], "there")[1].partition("its subject.")[2].strip()
+
+    a, b, other = map(subject_marks, ("a", "b", "c"))
+    assert said(Training("1", a, b), Training("2", b, a)) == "The knees that a network held out chose its epoch."
+    assert said(Training("1", a, other), Training("2", b, other)) == ""
+    assert said(Training("1", a, b), Training("2", b, other)).startswith("Knees of 1 of the 2 subjects chose")
+    assert said(Training("1", a, b), Training("2", b)).endswith("is not noted in 1 of 2 snapshots.")
+    with pytest.raises(LeakageError, match="2: was trained on none of the subjects of there"):
+        said(Training("1", a + b), Training("2", other, other))

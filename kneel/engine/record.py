@@ -221,7 +221,7 @@ class Record:
         self._stored = None
 
     def _check_same(self, stored: Mapping[str, Any], done: int) -> None:
-        ignored = {"epoch", "metrics", "code", "trained_on"}  # the last says no more than the digests of the split
+        ignored = {"epoch", "metrics", "code", "trained_on", "chosen_on"}  # marks say no more than the split's digests
         old, new = ({key: value for key, value in tree.items() if key not in ignored} for tree in (stored, self._meta))
         if differ := differences(old, new, done):
             raise ResumeError(f"{self.path_last} ({done} epochs) is another run: {'; '.join(differ)}")
