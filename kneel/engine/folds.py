@@ -111,9 +111,10 @@ def split_digest(train_groups: Iterable[str], val_groups: Iterable[str]) -> dict
 
 def subject_marks(groups: Iterable[str]) -> str:
     """
-    Note subjects so that each can be asked for later, without naming anybody.
+    Note subjects so that each can be asked for later.
 
-    Whoever knows a subject's name can ask for it: that is what the marks are for.
+    Whoever knows a subject's identifier can ask for it: that is what the marks are for. They are no secret: of short
+    numeric identifiers all can be tried, and whoever does so has the list of subjects.
 
     Parameters
     ----------
