@@ -146,6 +146,20 @@ def test_a_broken_run_does_not_undo_a_correction(stand_in):
     assert not list(stand_in.folder.glob("*.part"))
 
 
+def test_a_broken_run_does_not_bring_back_what_was_deleted(stand_in):
+    table = stand_in.folder / "landmarks.csv"
+    write(table.with_name("landmarks.csv.part"), [row("3/1R.png", 6, ""), row("3/2R.png", 5)])
+    write(table, [row("3/1L.png", 7, "")])
+    assert stand_in.run()
+    assert located(stand_in.folder) == {"3/1R.png": "1", "3/1L.png": "7", "3/2R.png": "5", "3/2L.png": "1"}
+
+
+def test_without_a_table_rows_by_hand_of_a_broken_run_stay(stand_in):
+    write(stand_in.folder / "landmarks.csv.part", [row("3/1R.png", 6, "")])
+    assert stand_in.run()
+    assert located(stand_in.folder)["3/1R.png"] == "6"
+
+
 def test_a_correction_stays_beside_a_broken_run_of_the_same_networks(stand_in):
     table = stand_in.folder / "landmarks.csv"
     write(table.with_name("landmarks.csv.part"), [row("3/1R.png", 6)])

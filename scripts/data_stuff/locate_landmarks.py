@@ -96,10 +96,13 @@ def locate_folder(given: argparse.Namespace) -> bool:
 
 
 def stored(table: Path, part: Path, weights: str) -> dict[str, dict[str, str]]:
-    """Return the rows that stay, by file: those of the same networks, and before them those written by hand."""
+    """Return the rows that stay, by file: those of the same networks, and before them those written by hand.
+
+    What a broken run copied of the latter may have been corrected or deleted since: the table alone knows, if there.
+    """
     earlier, broken = read_rows(table), read_rows(part)
     same = {name: row for name, row in (earlier | broken).items() if row.get("weights") == weights}
-    return same | by_hand(broken) | by_hand(earlier)  # what a broken run copied may have been corrected since
+    return same | by_hand(earlier if table.is_file() else broken)
 
 
 def read_rows(path: Path) -> dict[str, dict[str, str]]:
