@@ -28,7 +28,8 @@ def grade_out_of_fold(grader: Grader, folder: Path, *, model: str) -> GradePredi
     Returns
     -------
     GradePredictions
-        In the order of the data set. Without sets: no threshold was fitted for one network.
+        In the order of the data set. Without sets: no threshold was fitted for one network. Members are there where
+        the networks answer turned knees as well: answer A of a knee is that of its own network, not of one for all.
 
     Raises
     ------

@@ -8,7 +8,8 @@ knee                   name of the knee within its data set; every knee is in th
 subject_id, side       whose knee; both knees of a subject are drawn together by the bootstrap
 true_kl                true grade, 0 to 4
 p0 ... p4              predicted probabilities, sum 1
-m0_p0 ... mM_p4        of each network of an ensemble by itself; may be missing
+m0_p0 ... mM_p4        of each answer of an ensemble by itself, one a network and turn; may be missing. Out of fold
+                       they are of the one network that held the knee out: another for each fold, its turns in order
 grade_set, abstain     grades of the conformal set with ``;`` between, and ``yes`` or ``no``; may be missing
 =====================  ==================================================================================
 """
@@ -56,7 +57,8 @@ class GradePredictions:
     probabilities : ndarray, shape (N, 5)
         Of KL 0 to 4; rows sum to 1.
     members : ndarray, shape (A, N, 5), or None
-        Of each network by itself, where known and `probabilities` are their mean.
+        Of each network by itself, once a turn, where known and `probabilities` are their mean; out of fold, the turns
+        of the network that held the knee out.
     sets : ndarray, shape (N, 5), bool, or None
         Conformal set of each knee, where there is one.
     abstain : ndarray, shape (N,), bool, or None

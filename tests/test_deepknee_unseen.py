@@ -19,7 +19,7 @@ from deepknee.train import GradingTask, train_grader
 from deepknee.unseen import Training, check_unseen, held_out
 from kneel.engine.config import load_config
 from kneel.engine.folds import LeakageError, grouped_folds, marked_subjects, split_digest, subject_marks
-from kneel.engine.snapshot import load_snapshot, save_snapshot
+from kneel.engine.snapshot import load_snapshot, save_snapshot, update_snapshot
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENT = """
@@ -144,6 +144,25 @@ def test_out_of_fold_each_knee_is_graded_by_the_network_that_held_it_out(old: bo
         "Each knee was graded by the one network that was not trained on its subject. The knees that a network held out"
     )
     assert words in (out / "report.md").read_text()
+
+
+def test_out_of_fold_the_answers_told_apart_are_of_the_network_that_held_the_knee_out(
+    root: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(root / "runs" / "folds", tmp_path / "folds")
+    for path in (tmp_path / "folds").rglob("*.safetensors"):
+        update_snapshot(path, {"turns_deg": [-6.0, 6.0]})
+    words = ["--out_of_fold", "--out", str(tmp_path / "out"), "--resamples", "20"]
+    assert run("evaluate_kl", root / "train", tmp_path / "folds", *words) == 0
+    found = read_predictions(tmp_path / "out" / "predictions.csv")
+    assert found.members is not None
+    assert found.members.shape == (3, 24, 5)  # upright, and turned either way
+    for fold in range(3):
+        task = GradingTask(load_config(root / "folds.yaml", GradingExperiment), root, name="folds", fold=fold)
+        held, alone = task.knees[1], tmp_path / "folds" / f"fold_{fold}" / "best.safetensors"
+        rows = [found.knees.index[found.knees.knee == Path(name).name][0] for name in held.names]
+        answers = Grader.from_snapshots([alone]).judge(held.rois)[1]
+        np.testing.assert_allclose(found.members[:, rows], answers, atol=1e-6)
 
 
 def test_out_of_fold_needs_one_network_a_knee(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
