@@ -26,7 +26,8 @@ from kneel.engine.ray_cluster import ClusterError, Share, connected, slots
 MOST_FILMS = 100  # of a shard: about a minute of a core, and some 80 kB
 _PER_PLACE = 4  # shards at least, where there are so many films, so that places end at about the same time
 _AT_ONCE = 2  # shards a place: one in work, and one so that it need not wait
-_TRIES = 2  # of a shard whose worker process or node dies, before it is halved
+_TRIES = 2  # of a shard whose worker process dies, before it is halved
+_NODES = 10  # that may die under a shard and be none of its films' doing
 _DEATHS = 10  # in a row for every shard in work: then it is the cluster, not a film
 _LAG_SECONDS = 60.0  # of what another machine wrote into a shared folder
 
@@ -62,10 +63,13 @@ class Piece(NamedTuple):
         Which; sorted.
     deaths : int
         How often a process died over them.
+    nodes : int
+        How many nodes died under them.
     """
 
     films: tuple[Film, ...]
     deaths: int = 0
+    nodes: int = 0
 
 
 def read_over_ray(
@@ -181,7 +185,7 @@ def hand_out(
     give_up: Callable[[Film], None],
     most: int,
 ) -> Generator[int]:
-    """Send out pieces until each is over; those whose process or node dies go out again, halved if need be.
+    """Send out pieces until each is over; where a process or node dies they go out again, halved if need be.
 
     Parameters
     ----------
@@ -228,7 +232,7 @@ def hand_out(
             deaths += 1
             if deaths > _DEATHS * most:
                 raise ClusterError(f"{deaths} processes or nodes died one after another: {error}") from error
-            if rest := _rest(piece):
+            if rest := _rest(piece, isinstance(error, ray.exceptions.NodeDiedError)):
                 again.extend(rest)
                 continue
             give_up(piece.films[0])
@@ -237,11 +241,13 @@ def hand_out(
         yield len(piece.films)
 
 
-def _rest(piece: Piece) -> list[Piece]:
-    """Say what is read again of a piece that something died over: all, halves the next time, of a single film none."""
+def _rest(piece: Piece, node_died: bool) -> list[Piece]:
+    """Say what is read again of a piece that a process died over: all, halves the next time, of a single film none."""
     films, half = piece.films, len(piece.films) // 2
+    if node_died and piece.nodes < _NODES:  # it was switched off, or lost its network
+        return [piece._replace(nodes=piece.nodes + 1)]
     if piece.deaths + 1 < _TRIES:
-        return [Piece(films, piece.deaths + 1)]
+        return [piece._replace(deaths=piece.deaths + 1)]
     return [Piece(films[:half]), Piece(films[half:])] if half else []
 
 

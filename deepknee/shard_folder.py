@@ -81,7 +81,7 @@ class ShardFolder(Folder):
         if (self.root / "records").is_dir():
             raise FolderError(f"{self.root}: holds films read without --ray; choose another --out, or leave --ray out")
         asked = {film.key: film for film in films}
-        done: set[str] = set()
+        done: dict[str, int] = {}  # and in which run
         strange: dict[str, str] = {}
         run = 1
         for path in self.paths():  # the older first
@@ -93,9 +93,9 @@ class ShardFolder(Folder):
                     strange.pop(row.key, None)
                     strange |= {} if self.ours(shard, row) else {row.key: row.file}
                 elif self.done(asked[row.key], shard, row):
-                    done.add(asked[row.key].key)
-                else:
-                    done.discard(row.key)
+                    done[asked[row.key].key] = run
+                elif row.status == READ or done.get(row.key) != run:  # what was read goes before what failed in a run
+                    done.pop(row.key, None)
         self.refuse_strange(list(strange.values()))
         pending = sorted((film for film in films if overwrite or film.key not in done), key=by_name)
         return Plan(frozenset(asked), pending, run)

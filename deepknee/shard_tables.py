@@ -132,16 +132,21 @@ def _newest(
     """Tell for every film which shard counts, and the first row of every shard that counts for any."""
     pending = {film.key: film for film in plan.pending}
     newest: dict[str, int] = {}
+    unread: set[str] = set()  # of the newest
     firsts: list[tuple[str, str] | None] = []
+    runs = [run_of(path) for path in paths]
     for number, path in enumerate(paths):
-        shard, old = load_shard(path), run_of(path) < plan.run
+        shard, old = load_shard(path), runs[number] < plan.run
         for row in shard.films():
             if old and row.key in pending:
                 counts = interrupted and folder.done(pending[row.key], shard, row)
             else:
                 counts = folder.ours(shard, row)
-            if counts:
+            # a node that was given up may have read the film after all
+            held = newest.get(row.key) if row.status != READ and row.key not in unread else None
+            if counts and (held is None or runs[held] < runs[number]):
                 newest[row.key] = number
+                (unread.discard if row.status == READ else unread.add)(row.key)
         firsts.append(by_name(shard.rows[0]))
     used = set(newest.values())
     return newest, [first if number in used else None for number, first in enumerate(firsts)]

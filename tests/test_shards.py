@@ -12,12 +12,10 @@ from deepknee.batch import read_films
 from deepknee.films import find_films
 from deepknee.folder import OutputFolder
 from deepknee.output import FolderError
-from deepknee.ray_read import read_over_ray
 from deepknee.report import RESULT_COLUMNS, result_cells
 from deepknee.shard_folder import ShardFolder, film_rows
 from deepknee.shard_tables import Tally, write_tables
 from deepknee.shards import DamagedShard, Shard, encode_shard, load_shard, shard_name
-from kneel.engine.ray_cluster import Share
 
 parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow comes with the extra: pip install '.[ray]'")
 WORDS = {"1": "R L", "2": "L", "3": "none", "4": "bad", "5": "bug", "6": "R", "7": "R L", "8": "R", "9": "L"}
@@ -154,19 +152,6 @@ def test_a_stopped_overwrite_keeps_what_would_be_read_alike(films, tmp_path):
     assert len(run(films, only=0, spacing=(0.4, 0.5))[0]) == 0
     assert names(tmp_path / "out") == [], "none with another spacing"
     assert run(films)[1] == tally, "and yet they are not lost"
-
-
-def test_ctrl_c_on_a_cluster_removes_nothing(films, tmp_path, monkeypatch):
-    run(films)
-    before, shards_before = tables(tmp_path / "out")[0], shards(tmp_path / "out")
-    monkeypatch.setattr("deepknee.ray_read._on_cluster", lambda *_: True)
-    found, _ = find_films([str(films)], tmp_path / "out")
-    folder = ShardFolder.by(snapshots(), tmp_path / "out")
-    summary = read_over_ray(found, [], folder, make_reader, address="local", share=Share(), overwrite=True)
-    assert summary.interrupted
-    assert summary.read == 9
-    assert tables(tmp_path / "out")[0] == before
-    assert shards(tmp_path / "out") == shards_before
 
 
 def test_overlapping_shards_count_once_and_the_newest(films, tmp_path):

@@ -1,0 +1,61 @@
+"""The output folder of a reading over a cluster, without one: what is done in it, and what stays when it is stopped."""
+
+import pytest
+from oracle import make_reader, snapshots
+
+from deepknee.films import find_films
+from deepknee.ray_read import read_over_ray
+from deepknee.shard_folder import ShardFolder, film_rows
+from deepknee.shard_tables import Tally, write_tables
+from deepknee.shards import Row
+from kneel.engine.ray_cluster import Share
+
+pytest.importorskip("pyarrow", reason="pyarrow comes with the extra: pip install '.[ray]'")
+
+
+@pytest.fixture
+def film(tmp_path):
+    """A film of two knees."""
+    path = tmp_path / "film"
+    path.write_text("R L")
+    (found,), _ = find_films([str(path)], tmp_path / "out")
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Where it is read into."""
+    return ShardFolder.by(snapshots(), tmp_path / "out")
+
+
+def read(film, folder):
+    plan = folder.plan([film])
+    folder.open(plan.run)
+    folder.save(film_rows(film, make_reader(), folder), plan.run)
+    return plan
+
+
+def results(folder):
+    return (folder.root / "results.csv").read_text()
+
+
+def test_ctrl_c_removes_nothing(film, folder, monkeypatch):
+    write_tables(folder, read(film, folder))
+    before, shards = results(folder), folder.paths()
+    assert len(before.splitlines()) == 3
+    monkeypatch.setattr("deepknee.ray_read._on_cluster", lambda *_: True)  # stopped before anything is read
+    summary = read_over_ray([film], [], folder, make_reader, address="local", share=Share(), overwrite=True)
+    assert summary.interrupted
+    assert (summary.read, summary.knees) == (1, 2)
+    assert (results(folder), folder.paths()) == (before, shards)
+
+
+@pytest.mark.parametrize("reason", list(map(str, range(8))))  # other names of the shard: some come first, some last
+def test_of_one_run_what_was_read_goes_before_what_was_given_up(film, folder, reason):
+    plan = read(film, folder)
+    folder.save([Row(film.file, film.key, "failed", reason)], plan.run)
+    assert folder.plan([film]).pending == []
+    assert write_tables(folder, plan) == Tally(1, 0, 2)
+    assert len(results(folder).splitlines()) == 3
+    folder.save([Row(film.file, film.key, "failed", reason)], plan.run + 1)
+    assert folder.plan([film]).pending == [film], "of a newer run it counts"
