@@ -27,8 +27,8 @@ from film import write_film
 from memory import peak_bytes
 
 from deepknee.films import Film, find_films
+from deepknee.hand_out import MOST_FILMS, cut, hand_out
 from deepknee.pipeline import load_reader
-from deepknee.ray_read import MOST_FILMS, cut, hand_out
 from deepknee.shard_folder import Plan, ShardFolder, film_rows
 from deepknee.shard_tables import write_tables
 from deepknee.shards import Row, load_arrow

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+import os
+import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import torch
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from deepknee.batch import MakeReader, Overlap, Summary, in_threads
 from deepknee.films import Film
+from deepknee.hand_out import cut, hand_out
 from deepknee.output import CRASHED, FolderError
 from deepknee.pipeline import Reader
 from deepknee.shard_folder import Plan, ShardFolder, film_rows
@@ -23,13 +24,7 @@ from deepknee.shard_tables import write_tables
 from deepknee.shards import FAILED, Row, load_arrow
 from kneel.engine.ray_cluster import ClusterError, Share, connected, slots
 
-MOST_FILMS = 100  # of a shard: about a minute of a core, and some 80 kB
-_PER_PLACE = 4  # shards at least, where there are so many films, so that places end at about the same time
 _AT_ONCE = 2  # shards a place: one in work, and one so that it need not wait
-_TRIES = 2  # of a shard whose worker process dies, before it is halved
-_NODES = 10  # that may die under a shard and be none of its films' doing
-_DEATHS = 10  # in a row for every shard in work: then it is the cluster, not a film
-_LAG_SECONDS = 60.0  # of what another machine wrote into a shared folder
 
 
 @dataclass(frozen=True)
@@ -52,24 +47,6 @@ class Work:
     run: int
     make_reader: MakeReader
     share: Share
-
-
-class Piece(NamedTuple):
-    """Films that are read by one task.
-
-    Attributes
-    ----------
-    films : tuple of Film
-        Which; sorted.
-    deaths : int
-        How often a process died over them.
-    nodes : int
-        How many nodes died under them.
-    """
-
-    films: tuple[Film, ...]
-    deaths: int = 0
-    nodes: int = 0
 
 
 def read_over_ray(
@@ -109,7 +86,7 @@ def read_over_ray(
     Raises
     ------
     ClusterError
-        No Ray, no cluster, no room on it, or processes die on it whatever they read.
+        No Ray, no cluster, no room on it, processes die on it whatever they read, or a node does not see the films.
     FolderError
         The output folder cannot be used, or something else took shards out of it.
     WeightsError, DeviceError
@@ -146,7 +123,11 @@ def _on_cluster(
         # Ray's own retries are off: a film must not kill process after process. Processes are kept for the next
         # shard (max_calls=0), also on GPUs: the networks are loaded once
         task = ray.remote(num_cpus=share.cores, num_gpus=share.gpus, max_retries=0, max_calls=0)(read_here)
-        send = partial(task.remote, Work(folder, plan.run, make_reader, share))
+        work = Work(folder, plan.run, make_reader, share)
+
+        def send(films: Sequence[Film]) -> Any:
+            return task.remote(work, films, _any_there(films))
+
         give_up = partial(_give_up, folder=folder, run=plan.run)
         steps = hand_out(ray, cut(plan.pending, places), send, give_up, _AT_ONCE * places)
         try:
@@ -164,103 +145,11 @@ def _give_up(film: Film, folder: ShardFolder, run: int) -> None:
     folder.save([Row(film.file, film.key, FAILED, CRASHED)], run)
 
 
-def cut(films: Sequence[Film], places: int) -> Iterator[Piece]:
-    """Cut films into pieces for some places, one after the other.
-
-    Parameters
-    ----------
-    films : sequence of Film
-        Sorted.
-    places : int
-        How many pieces are read at once.
-    """
-    size = max(1, min(MOST_FILMS, -(-len(films) // (_PER_PLACE * places))))
-    return (Piece(tuple(films[start : start + size])) for start in range(0, len(films), size))
+def _any_there(films: Sequence[Film]) -> bool:
+    return any(os.path.exists(film.path) for film in films)  # asks for the first alone where all is well
 
 
-def hand_out(
-    ray: Any,
-    pieces: Iterator[Piece],
-    send: Callable[[tuple[Film, ...]], Any],
-    give_up: Callable[[Film], None],
-    most: int,
-) -> Generator[int]:
-    """Send out pieces until each is over; where a process or node dies they go out again, halved if need be.
-
-    Parameters
-    ----------
-    ray : module
-        ``ray``, connected.
-    pieces : iterator of Piece
-        What to read; taken one by one.
-    send : callable
-        Starts the task for some films and returns its reference.
-    give_up : callable
-        Lists a film that kills what reads it.
-    most : int
-        Pieces on the cluster at once.
-
-    Yields
-    ------
-    int
-        How many films are over.
-
-    Raises
-    ------
-    ClusterError
-        Processes die one after another, and nothing is read meanwhile.
-    FolderError
-        What a node writes does not come into the folder on this machine.
-    Exception
-        What stopped a task: networks that do not load, outputs that cannot be written.
-    """
-    again: deque[Piece] = deque()
-    in_work: dict[Any, Piece] = {}
-    deaths = 0  # since something was read
-    while True:
-        while len(in_work) < most and (piece := again.popleft() if again else next(pieces, None)):
-            in_work[send(piece.films)] = piece
-        if not in_work:
-            return
-        (over, *_), _ = ray.wait(list(in_work), num_returns=1)
-        piece = in_work.pop(over)
-        try:
-            _see(ray.get(over))
-        except ray.exceptions.RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, Exception) else ClusterError(str(error))) from error
-        except ray.exceptions.RayError as error:
-            deaths += 1
-            if deaths > _DEATHS * most:
-                raise ClusterError(f"{deaths} processes or nodes died one after another: {error}") from error
-            if rest := _rest(piece, isinstance(error, ray.exceptions.NodeDiedError)):
-                again.extend(rest)
-                continue
-            give_up(piece.films[0])
-        else:
-            deaths = 0
-        yield len(piece.films)
-
-
-def _rest(piece: Piece, node_died: bool) -> list[Piece]:
-    """Say what is read again of a piece that a process died over: all, halves the next time, of a single film none."""
-    films, half = piece.films, len(piece.films) // 2
-    if node_died and piece.nodes < _NODES:  # it was switched off, or lost its network
-        return [piece._replace(nodes=piece.nodes + 1)]
-    if piece.deaths + 1 < _TRIES:
-        return [piece._replace(deaths=piece.deaths + 1)]
-    return [Piece(films[:half]), Piece(films[half:])] if half else []
-
-
-def _see(path: Path) -> None:
-    """Believe that a shard is written once this machine sees it; a shared folder may lag behind."""
-    end = time.monotonic() + _LAG_SECONDS
-    while not path.exists():
-        if time.monotonic() > end:
-            raise FolderError(f"{path}: written by a node, but not there on this machine: do both see the same --out?")
-        time.sleep(0.1)
-
-
-def read_here(work: Work, films: Sequence[Film]) -> Path:
+def read_here(work: Work, films: Sequence[Film], seen: bool) -> Path:
     """Read films and write their shard; called by Ray on a node.
 
     Parameters
@@ -269,12 +158,22 @@ def read_here(work: Work, films: Sequence[Film]) -> Path:
         How.
     films : sequence of Film
         Which.
+    seen : bool
+        Whether the machine where the command runs sees any of them.
 
     Returns
     -------
     Path
         The file of the shard: so little goes over Ray.
+
+    Raises
+    ------
+    ClusterError
+        This node sees none, though the command does. Failing fast, it would be sent ever more of them.
     """
+    if seen and not _any_there(films):
+        what = f"node {socket.gethostname()} sees none of {len(films)} films, as {films[0].path}"
+        raise ClusterError(f"{what}, and the command does: does that node see the films under the same path?")
     threads = max(1, int(work.share.cores))
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)

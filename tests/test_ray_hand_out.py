@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from deepknee.films import make_film
+from deepknee.hand_out import MOST_FILMS, Piece, cut, hand_out
 from deepknee.output import FolderError
-from deepknee.ray_read import MOST_FILMS, Piece, cut, hand_out
 from deepknee.shards import by_name
 from kneel.engine.ray_cluster import ClusterError
 
@@ -109,7 +109,7 @@ def test_what_stops_a_task_stops_the_run(tmp_path, monkeypatch):
     cluster = FakeRay(tmp_path)
     with pytest.raises(OSError, match="No space left"):
         go(cluster, [Piece((film,)) for film in named("a", "b", "c", "full")])
-    monkeypatch.setattr("deepknee.ray_read._LAG_SECONDS", 0.0)
+    monkeypatch.setattr("deepknee.hand_out._LAG_SECONDS", 0.0)
     with pytest.raises(FolderError, match="do both see the same --out"):
         go(FakeRay(tmp_path), [Piece(tuple(named("lost")))])
 

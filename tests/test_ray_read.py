@@ -6,8 +6,11 @@ import signal
 import sys
 import threading
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -164,7 +167,7 @@ def test_films_that_overlap_in_a_process_make_the_same_shard(films, tmp_path, mo
     plan = folder.plan(find_films([str(films)], folder.root)[0])
     folder.open(plan.run)
     works = [Work(folder, plan.run, make_reader, share) for share in (Share(), Share(2.5), Share(1, 0.5))]
-    assert len({read_here(work, plan.pending) for work in works}) == 1, "its name is its content"
+    assert len({read_here(work, plan.pending, True) for work in works}) == 1, "its name is its content"
     assert threads == [1, 1, 2, 2, 1, 1]
 
 
@@ -172,6 +175,55 @@ def test_films_that_another_command_takes_away_are_an_error(films, tmp_path, mon
     monkeypatch.setattr("deepknee.ray_read._on_cluster", lambda plan, others, folder, *_: folder.open(plan.run, others))
     with pytest.raises(FolderError, match="12 films are lost"):
         read(films, tmp_path, "nowhere")
+
+
+class OneProcess:
+    """Stands for a cluster of one node without the folder ``unmounted``; a task is over when it is sent."""
+
+    exceptions = SimpleNamespace(
+        RayError=ray.exceptions.RayError,
+        RayTaskError=ray.exceptions.RayTaskError,
+        NodeDiedError=ray.exceptions.NodeDiedError,
+    )
+
+    def __init__(self, unmounted):
+        self.unmounted = unmounted
+
+    def remote(self, **_):
+        return lambda task: SimpleNamespace(remote=partial(self.run, task))
+
+    def run(self, task, *given):
+        away = self.unmounted.rename(self.unmounted.with_name("away"))
+        try:
+            return task(*given), None
+        except ClusterError as error:
+            return None, ray.exceptions.RayTaskError("read_here", "traceback", error)
+        finally:
+            away.rename(self.unmounted)
+
+    def wait(self, references, *, num_returns):
+        return references[:1], references[1:]
+
+    def get(self, reference):
+        path, error = reference
+        if error is not None:
+            raise error
+        return path
+
+
+def test_a_node_that_does_not_see_the_films_is_an_error_and_fails_none(tmp_path, monkeypatch):
+    for name in ("here", "there"):
+        (tmp_path / "films" / name).mkdir(parents=True)
+        (tmp_path / "films" / name / "1").write_text("R")
+    cluster = OneProcess(tmp_path / "films" / "there")
+    monkeypatch.setattr("deepknee.ray_read.connected", lambda address: nullcontext(cluster))
+    monkeypatch.setattr("deepknee.ray_read.slots", lambda share: 1)
+    with pytest.raises(ClusterError, match=r"sees none of 1 films, as .*there/1.* under the same path\?"):
+        read(tmp_path / "films", tmp_path, "somewhere")
+    (tmp_path / "films" / "there" / "1").unlink()
+    (tmp_path / "films" / "there" / "1").symlink_to("nowhere")  # the command does not see it either
+    summary = read(tmp_path / "films", tmp_path, "somewhere")
+    assert (summary.earlier, summary.read, summary.failed) == (1, 1, 1)
 
 
 @pytest.mark.parametrize(
