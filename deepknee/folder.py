@@ -68,7 +68,7 @@ class OutputFolder(Folder):
             The folder holds films of other weights or given spacing that are not among `films`, or something that is
             no record, or films that were read over a cluster.
         """
-        if (self.root / SHARDS).is_dir():
+        if any((self.root / SHARDS).glob("*.parquet")):
             raise FolderError(f"{self.root}: holds films read with --ray; choose another --out, or give --ray again")
         records = self.read_records()
         asked = {film.key for film in films}

@@ -78,7 +78,7 @@ class ShardFolder(Folder):
             The folder holds films that were read without a cluster; or films of other weights or given spacing
             that are not among `films`; or something that is no shard.
         """
-        if (self.root / "records").is_dir():
+        if any((self.root / "records").glob("*.json")):
             raise FolderError(f"{self.root}: holds films read without --ray; choose another --out, or leave --ray out")
         asked = {film.key: film for film in films}
         done: dict[str, int] = {}  # and in which run

@@ -3,7 +3,10 @@
 import pytest
 from oracle import make_reader, snapshots
 
+from deepknee.batch import read_films
 from deepknee.films import find_films
+from deepknee.folder import OutputFolder
+from deepknee.output import FolderError
 from deepknee.ray_read import read_over_ray
 from deepknee.shard_folder import ShardFolder, film_rows
 from deepknee.shard_tables import Tally, write_tables
@@ -37,6 +40,19 @@ def read(film, folder):
 
 def results(folder):
     return (folder.root / "results.csv").read_text()
+
+
+def test_empty_folders_of_the_other_kind_are_no_films_of_it(film, folder, tmp_path):
+    one = OutputFolder.by(snapshots(), tmp_path / "out")
+    one.open([])  # as a run leaves it that is stopped before its first film
+    read(film, folder)
+    with pytest.raises(FolderError, match="holds films read with --ray"):
+        one.pending([film])
+    for path in folder.paths():
+        path.unlink()
+    read_films([film], [], one, make_reader)
+    with pytest.raises(FolderError, match="holds films read without --ray"):
+        folder.plan([film])
 
 
 def test_ctrl_c_removes_nothing(film, folder, monkeypatch):
