@@ -163,6 +163,27 @@ def check_unseen(trainings: Sequence[Training], subjects: Sequence[str], grades:
     return f"{_UNSEEN} {_choice(trainings, subjects, grades)}".strip()
 
 
+def tell_unseen(trainings: Sequence[Training], subjects: Sequence[str], grades: Sequence[int], where: str) -> str:
+    """Say whether networks were trained on the subjects of knees, and refuse nothing.
+
+    For reports of more than grades; and phantoms are numbered as the subjects of the OAI are.
+
+    Parameters
+    ----------
+    trainings, subjects, grades, where
+        As for `check_unseen`; the networks may be those that find landmarks.
+
+    Returns
+    -------
+    str
+        What to say in a report, in Markdown.
+    """
+    try:
+        return check_unseen(trainings, subjects, grades, where)
+    except LeakageError as error:
+        return f"**These are not unseen knees**, or subjects bear the same identifiers: {error}."
+
+
 def _choice(trainings: Sequence[Training], subjects: Sequence[str], grades: Sequence[int]) -> str:
     """Say whose knees chose the epoch of any network; nothing where it is known that none of these did."""
     chose = [training.chose(subjects, grades) for training in trainings]

@@ -20,7 +20,7 @@ from kneel.dataset import AugmentedDataset, LandmarkDataset, LandmarkSample
 from kneel.engine.board import Board
 from kneel.engine.config import ConfigError
 from kneel.engine.fit import FitResult, fit
-from kneel.engine.folds import check_leakage, grouped_folds, split_digest
+from kneel.engine.folds import check_leakage, grouped_folds, split_digest, subject_marks
 from kneel.engine.parallel import batch_mean, whole_batch
 from kneel.engine.reading import grey_statistics
 from kneel.engine.transfer import start_of, weights_of_split
@@ -202,6 +202,10 @@ class LandmarkTask:
             "network": self.arguments,
             "roi": self.experiment.roi.model_dump(mode="json"),
             "split": self.split,
+            **{
+                marks: subject_marks(sample.subject_id for sample in part)
+                for marks, part in zip(("trained_on", "chosen_on"), self.samples, strict=True)
+            },
             "transfer": None if self.transfer is None else hashlib.sha256(self.transfer.read_bytes()).hexdigest(),
             "subjects": dict(
                 zip(("train", "val"), (len({s.subject_id for s in part}) for part in self.samples), strict=True)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib as mpl
@@ -26,10 +26,9 @@ from tqdm import tqdm
 
 from deepknee.knee_reading import ReadingError
 from deepknee.pipeline import DeviceError, Reader, load_reader
-from deepknee.unseen import Training, check_unseen
+from deepknee.unseen import tell_unseen
 from deepknee.weights import WeightsError
 from kneel.bootstrap import SubjectBootstrap, interval
-from kneel.engine.folds import LeakageError
 from kneel.find import find_joint_centers
 from kneel.imaging.cohort import CohortFilm, read_cohort
 from kneel.imaging.dicom import read_radiograph
@@ -66,31 +65,20 @@ def main() -> int:
     except (WeightsError, DeviceError, AnnotationError, FileNotFoundError) as error:
         print(f"evaluate_cohort: {error}", file=sys.stderr)
         return 2
-    training = whether_seen([member.training for member in reader.grader.members], films, arguments.cohort)
+    knees = [knee for film in films for knee in film.knees]
+    subjects, grades = [knee.subject_id for knee in knees], [knee.kl for knee in knees]
+    training = tell_unseen([m.training for m in reader.grader.members], subjects, grades, str(arguments.cohort))
     rows = [row for film in tqdm(films, desc="films", unit="film") for row in evaluate_film(film, reader)]
-    knees = pd.DataFrame(rows).reindex(columns=COLUMNS)
+    table = pd.DataFrame(rows).reindex(columns=COLUMNS)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    knees.to_csv(arguments.out / "knees.csv", index=False)
-    summary = summarize(knees)
+    table.to_csv(arguments.out / "knees.csv", index=False)
+    summary = summarize(table)
     summary.to_csv(arguments.out / "summary.csv", index=False)
-    text = f"{markdown(summary)}\n{training}\n"
+    text = f"{markdown(summary)}\nGrades: {training}\n"
     (arguments.out / "summary.md").write_text(text, encoding="utf-8")
-    draw(knees, arguments.out)
+    draw(table, arguments.out)
     print(f"{text}\ntables and figures: {arguments.out}")
     return 0
-
-
-def whether_seen(trainings: Sequence[Training], films: Sequence[CohortFilm], cohort: Path) -> str:
-    """Say whether grading networks were trained on subjects of the cohort.
-
-    It is not refused: points are judged as well, and phantoms are numbered as the subjects of the OAI are.
-    """
-    knees = [knee for film in films for knee in film.knees]
-    try:
-        words = check_unseen(trainings, [knee.subject_id for knee in knees], [knee.kl for knee in knees], str(cohort))
-    except LeakageError as error:
-        return f"**The grades are not those of unseen knees**, or subjects bear the same identifiers: {error}."
-    return f"Grades: {words}"
 
 
 def evaluate_film(film: CohortFilm, reader: Reader) -> list[dict]:

@@ -4,8 +4,9 @@
 Writes DIR/predictions.csv in the layout of scripts/oof_inference.py (for scripts/assess_test_results.py; points in
 pixels of the crop, left knees mirrored; only of crops on which a knee was found) and DIR/knees.csv (every crop, with
 what was found on it or why nothing was). With --graded also DIR/graded.csv: the least joint space of every crop of a
-folder {0..4}/{subject}{side}.png, in tibial widths, and its rank correlation with the grade. Exit status 1: crops are
-without a prediction, or nothing could be done. Dark bone is not righted here, as reading does.
+folder {0..4}/{subject}{side}.png, in tibial widths, and its rank correlation with the grade. DIR/summary.txt also says
+whether the networks were trained on these subjects. Exit status 1: crops are without a prediction, or nothing could be
+done. Dark bone is not righted here, as reading does.
 
 Research use only. Not a medical device.
 """
@@ -25,7 +26,9 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
-from deepknee.weights import WeightsError, find_weights
+from deepknee.unseen import Training, tell_unseen
+from deepknee.weights import Weights, WeightsError, find_weights
+from kneel.engine.snapshot import load_metadata
 from kneel.imaging.crops import AnnotatedCrop, read_crops
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.geometry import mirror_points
@@ -62,7 +65,7 @@ def main() -> int:
     knees = pd.DataFrame([compare(crop, locate) for crop in tqdm(crops, "crops", unit="knee")])
     predictions(crops, knees).to_csv(given.out / "predictions.csv", index=False)
     knees.drop(columns="points").to_csv(given.out / "knees.csv", index=False)
-    lines, without = summarize(knees), knees[knees.problem != ""]
+    lines, without = [*summarize(knees), whether_seen(weights, crops, given.table)], knees[knees.problem != ""]
     if given.graded:
         graded = pd.DataFrame(read_graded(given.graded, locate))
         graded.to_csv(given.out / "graded.csv", index=False)
@@ -74,6 +77,13 @@ def main() -> int:
     for file, problem in zip(without.file, without.problem, strict=True):
         print(f"evaluate_crops: no prediction: {file}: {problem}", file=sys.stderr)
     return 1 if len(without) else 0
+
+
+def whether_seen(weights: Weights, crops: Sequence[AnnotatedCrop], table: Path) -> str:
+    """Say whether the networks were trained on the subjects of the crops."""
+    paths = [*weights.paths("lc"), *weights.paths("hc")]
+    trainings = [Training.of_snapshot(str(path), load_metadata(path)[0]) for path in paths]
+    return tell_unseen(trainings, [crop.subject_id for crop in crops], [crop.kl for crop in crops], str(table))
 
 
 def parse() -> argparse.Namespace:

@@ -39,7 +39,7 @@ def test_weights_may_lie_in_several_folders(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("trained_on", "words"),
     [
-        (["9000001", "x"], r"\*\*The grades are not those of unseen knees.*1 of its 2 subjects: 9000001;"),
+        (["9000001", "x"], r"Grades: \*\*These are not unseen knees\*\*.*1 of its 2 subjects: 9000001;"),
         (["9000003"], r"Grades: None of these subjects was in the training of a network\."),
         (None, r"Grades: .*cannot be checked: 1 of 1 snapshots do not note theirs, as there\."),
     ],

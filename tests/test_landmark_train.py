@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from kneel.dataset import LandmarkSample
 from kneel.engine.config import ConfigError
 from kneel.engine.fit import fit
-from kneel.engine.folds import LeakageError
+from kneel.engine.folds import LeakageError, subject_marks
 from kneel.engine.snapshot import load_snapshot, update_snapshot
 from kneel.engine.transfer import RunUnfinished
 from kneel.experiment import LandmarkExperiment
@@ -239,6 +239,9 @@ def test_the_snapshot_rebuilds_the_network_and_knows_its_knee(tmp_path):
     assert meta["task"] == "hc"
     assert meta["name"] == "hc"
     assert meta["subjects"] == {"train": 4, "val": 4}
+    parts = [{sample.subject_id for sample in part} for part in LandmarkTask(hc, tmp_path, name="hc").samples]
+    assert [meta["trained_on"], meta["chosen_on"]] == [subject_marks(part) for part in parts]
+    assert len(meta["trained_on"]) == 4 * 12
     stage = Stage.from_snapshots([result.path_best], "hc", device=torch.device("cpu"))
     assert stage.size == (64, 64)
     assert 50 < np.ptp(stage.shape.points[:, 0]) < 120  # a knee is some 80 mm wide

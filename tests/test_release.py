@@ -95,6 +95,7 @@ def test_the_evaluation_of_crops_knows_sides_and_distances_and_lists_what_it_can
     assert (
         "5 crops: on 2 one knee, on 0 more, on 1 none; side right on 2 of 2\n2 crops could not be read" in done.stdout
     )
+    assert "cannot be checked: 2 of 2 snapshots do not note theirs" in (tmp_path / "out" / "summary.txt").read_text()
     assert "no prediction: ramp.png: no knee found" in done.stderr
     assert "no prediction: broken.png: cannot be read" in done.stderr
     assert "no prediction: gone.png: cannot be read" in done.stderr
