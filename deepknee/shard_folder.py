@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +27,12 @@ from deepknee.shards import (
     run_of,
     shard_name,
 )
-from kneel.engine.atomic import write_atomic
+from kneel.engine.atomic import sync_folder, write_atomic
 
 if TYPE_CHECKING:
     from deepknee.pipeline import Reader
 
+_BESIDE = re.compile(r"\.{1,2}\d{6,}-[0-9a-f]{16}-[0-9a-f]{32}(\.tmp)?")  # see `ShardFolder.save`
 _log = logging.getLogger(__name__)
 
 
@@ -140,7 +142,12 @@ class ShardFolder(Folder):
         beside = path.with_name(f".{path.stem}-{uuid4().hex}")
         write_atomic(beside, data)
         os.replace(beside, path)
+        sync_folder(path.parent)
         return path
+
+    def left_behind(self) -> list[Path]:
+        """Return what writers of shards that were killed have left of them."""
+        return [path for path in sorted((self.root / SHARDS).glob(".*")) if _BESIDE.fullmatch(path.name)]
 
     def ours(self, shard: Shard, row: Row) -> bool:
         """Say whether a row may stand in one table with what is read now."""

@@ -87,8 +87,11 @@ def write_tables(folder: ShardFolder, plan: Plan, *, interrupted: bool = False) 
             last = row.key
         for other in others:  # below the failures, as without a cluster
             to_failures(other)
-    for number in set(range(len(paths))) - set(newest.values()) if not interrupted else ():
-        paths[number].unlink()
+    if not interrupted:
+        for number in set(range(len(paths))) - set(newest.values()):
+            paths[number].unlink()
+        for path in folder.left_behind():  # nobody waits for whoever may be writing still
+            path.unlink(missing_ok=True)
     return tally
 
 

@@ -1,8 +1,12 @@
 """The output folder of a reading over a cluster, without one: what is done in it, and what stays when it is stopped."""
 
+import os
+from pathlib import Path
+
 import pytest
 from oracle import make_reader, snapshots
 
+from deepknee import shard_folder
 from deepknee.batch import read_films
 from deepknee.films import find_films
 from deepknee.folder import OutputFolder
@@ -53,6 +57,40 @@ def test_empty_folders_of_the_other_kind_are_no_films_of_it(film, folder, tmp_pa
     read_films([film], [], one, make_reader)
     with pytest.raises(FolderError, match="holds films read without --ray"):
         folder.plan([film])
+
+
+@pytest.mark.parametrize("moves", [0, 1])
+def test_what_a_killed_writer_leaves_is_removed_when_all_is_read(film, folder, monkeypatch, moves):
+    plan, move, moved = folder.plan([film]), os.replace, []
+    folder.open(plan.run)
+    mine = folder.root / "shards" / ".notes-000001-0123456789abcdef"
+    mine.touch()
+
+    def killed(old, new):
+        moved.append(new)
+        if len(moved) > moves:
+            raise KeyboardInterrupt
+        move(old, new)
+
+    rows = film_rows(film, make_reader(), folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # the dead tidy nothing up
+        with pytest.raises(KeyboardInterrupt):
+            folder.save(rows, plan.run)
+    (left,) = set((folder.root / "shards").iterdir()) - {mine}
+    write_tables(folder, plan, interrupted=True)
+    assert left.exists()
+    write_tables(folder, read(film, folder))
+    assert set((folder.root / "shards").iterdir()) == {mine, *folder.paths()}
+
+
+def test_the_name_of_a_shard_outlives_a_power_cut(film, folder, monkeypatch):
+    synced = []
+    monkeypatch.setattr(shard_folder, "sync_folder", lambda path: synced.append(sorted(path.glob("*.parquet"))))
+    read(film, folder)
+    assert synced == [folder.paths()]
+    assert len(synced[0]) == 1
 
 
 def test_ctrl_c_removes_nothing(film, folder, monkeypatch):
