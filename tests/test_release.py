@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 
 from deepknee.weights import find_weights
+from kneel.engine.folds import marked_subjects
+from kneel.engine.snapshot import load_metadata
 from kneel.imaging.crops import read_crops
 from kneel.imaging.geometry import RoiFrame, mirror_points
 from kneel.imaging.radiograph import Radiograph, normalize_percentiles
@@ -58,6 +60,20 @@ def test_every_file_is_small_and_has_a_card():
         assert all(words in text for words in ("Research use only", "CC BY 4.0", "10.17632/56rmx5bjcr"))
 
 
+def test_every_network_notes_the_subjects_that_its_digest_is_of():
+    """Phantoms of the card's seeds are among those that the landmark networks know."""
+    ours = {
+        part: [str(9_000_000 + 10_000 * seed + n) for n in range(40)] for part, seed in (("train", 11), ("val", 12))
+    }
+    for path in PRETRAINED.rglob("*.safetensors"):
+        meta = load_metadata(path)[0]
+        counts = {"lc": (716, 98), "hc": (716, 98), "kl": (2889, 413)}[meta["task"]]
+        assert tuple(len(meta[marks]) // 12 for marks in ("trained_on", "chosen_on")) == counts
+        if meta["task"] != "kl":
+            assert marked_subjects(ours["train"], meta["trained_on"]) == set(ours["train"])
+            assert marked_subjects(ours["val"], meta["chosen_on"]) == set(ours["val"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("look", ["as it is", "dark bone", "half the pixels", "a film around it"])
 def test_phantom_crops_without_spacing(localizer, crops, look):
@@ -95,7 +111,8 @@ def test_the_evaluation_of_crops_knows_sides_and_distances_and_lists_what_it_can
     assert (
         "5 crops: on 2 one knee, on 0 more, on 1 none; side right on 2 of 2\n2 crops could not be read" in done.stdout
     )
-    assert "cannot be checked: 2 of 2 snapshots do not note theirs" in (tmp_path / "out" / "summary.txt").read_text()
+    summary = (tmp_path / "out" / "summary.txt").read_text()
+    assert "None of these subjects was in the training of a network.\n" in summary
     assert "no prediction: ramp.png: no knee found" in done.stderr
     assert "no prediction: broken.png: cannot be read" in done.stderr
     assert "no prediction: gone.png: cannot be read" in done.stderr
