@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What a million films cost over a cluster (`deepknee read --ray`): measured here a film at a time, then multiplied.
 
-    python benchmarks/million_films.py [--films 5] [--rows 20000] [--cores 1000] [--gigabits 10]
+    python benchmarks/million_films.py [--films 5] [--rows 100000] [--cores 1000] [--gigabits 10]
 
 Reading is timed in CPU seconds of one thread, by the function that the nodes call, over copies of the film of
 `pipeline.py` (a DICOM phantom of 5 megapixels, both knees, uncompressed). The other parts are done with made-up rows
@@ -29,13 +29,14 @@ from memory import peak_bytes
 from deepknee.films import Film, find_films
 from deepknee.hand_out import MOST_FILMS, cut, hand_out
 from deepknee.pipeline import load_reader
-from deepknee.shard_folder import Plan, ShardFolder, film_rows
+from deepknee.shard_folder import ShardFolder, film_rows
 from deepknee.shard_tables import write_tables
 from deepknee.shards import Row, load_arrow
 from deepknee.weights import find_weights
 from kneel.engine.ray_cluster import LOCAL, Share, connected, slots
 
 MILLION = 1_000_000
+SENT = 200  # shards, to tasks that do nothing
 Figures = dict[str, float]
 
 
@@ -99,7 +100,7 @@ def merging(place: Path, rows: Sequence[Row], count: int) -> Figures:
     stored = sum(path.stat().st_size for path in folder.paths())
     again, resumed = timed(lambda: folder.plan(found))
     assert not resumed.pending
-    merge, tally = timed(lambda: write_tables(folder, Plan(plan.asked, plan.pending, plan.run)))
+    merge, tally = timed(lambda: write_tables(folder, plan))
     assert tally.read == count
     tables = sum((folder.root / name).stat().st_size for name in ("results.csv", "results.parquet"))
     return {
@@ -130,7 +131,7 @@ def sending() -> Figures:
     """Send shards of films to tasks that do nothing."""
     films = tuple(
         Film(f"films/subject_{n:07d}.dcm", Path(f"/data/films/subject_{n:07d}.dcm"), f"n-{n:010x}")
-        for n in range(MOST_FILMS * 200)
+        for n in range(MOST_FILMS * SENT)
     )
     with connected(LOCAL) as ray:
         task = ray.remote(num_cpus=1, max_retries=0)(nothing)
@@ -139,8 +140,8 @@ def sending() -> Figures:
         seconds, _ = timed(lambda: sum(hand_out(ray, cut(films, 1), task.remote, print, 2 * slots(Share()))))
         wall = time.perf_counter() - start
     return {
-        "CPU ms a shard, sending": 1e3 * seconds / 200,
-        "ms a shard, sent and done": 1e3 * wall / 200,
+        "CPU ms a shard, sending": 1e3 * seconds / SENT,
+        "ms a shard, sent and done": 1e3 * wall / SENT,
         "kB a shard over Ray": len(pickle.dumps(films[:MOST_FILMS])) / 1e3,
     }
 
