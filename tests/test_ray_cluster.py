@@ -1,6 +1,7 @@
 """How much of a cluster's work fits on its nodes: counted without Ray."""
 
 import signal
+import socket
 from collections import Counter
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from kneel.engine.queue import ray_jobs
 from kneel.engine.queue.locks import Lock, Watch
 from kneel.engine.queue.ray_jobs import RayAttempt, RayStart, run_here
 from kneel.engine.queue.workers import Outcome, Slot
-from kneel.engine.ray_cluster import ClusterError, Share, slots
+from kneel.engine.ray_cluster import ClusterError, Share, connected, slots
 
 NODES = [{"CPU": 7.0, "GPU": 2.0}, {"CPU": 7.0}, {"CPU": 64.0, "GPU": 8.0}]
 
@@ -22,6 +23,14 @@ def cluster(monkeypatch):
     """Two nodes that live and one that does not."""
     nodes = [{"Resources": have, "Alive": alive} for have, alive in zip(NODES, (True, True, False), strict=True)]
     monkeypatch.setattr(ray_cluster, "load_ray", lambda: SimpleNamespace(nodes=lambda: nodes))
+
+
+def test_an_address_where_nothing_listens_is_refused_before_ray_tries(monkeypatch):
+    monkeypatch.setattr(ray_cluster, "load_ray", lambda: SimpleNamespace(is_initialized=lambda: False))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    with pytest.raises(ClusterError, match=f"no Ray cluster at {address}: .*refused"), connected(address):
+        pass
 
 
 @pytest.mark.usefixtures("cluster")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 LOCAL = "local"
+_REACH_SECONDS = 10.0
 
 
 class ClusterError(RuntimeError):
@@ -100,6 +103,7 @@ def connected(address: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    _check_reachable(address)
     quiet = {"log_to_driver": False, "logging_level": "WARNING"}
     try:
         if address == LOCAL:
@@ -113,6 +117,17 @@ def connected(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse HOST:PORT where nothing listens: Ray itself tries for minutes, deaf to Ctrl-C."""
+    place = re.fullmatch(r"\[?([^/]+?)\]?:(\d+)", address)
+    if place is None:
+        return
+    try:
+        socket.create_connection((place[1], int(place[2])), _REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(f"no Ray cluster at {address}: {error}; `ray start --head` starts one") from error
 
 
 def load_ray() -> Any:
