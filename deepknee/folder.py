@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from deepknee.draw import attention_picture, encode_jpeg, encode_png, landmark_picture
@@ -177,7 +177,11 @@ class OutputFolder(Folder):
         films = sorted(self.read_records().items(), key=lambda item: (item[1]["file"], item[0]))
         knees: list[tuple[str, Record]] = []
         failures, others = [], []
+        # a folder that could not be opened once, and that films were found in since, is no failure any more
+        opened = {str(above) for _, film in films for above in PurePath(film["file"]).parents}
         for _, film in films:
+            if film["status"] == "failed" and film["file"] in opened:
+                continue
             if film["status"] == "other":
                 others.append((film["file"], film["reason"]))
             elif film["status"] == "failed":

@@ -158,6 +158,10 @@ class TestNotAFilm:
     def test_folder(self, tmp_path):
         assert "folder or device" in refusal(tmp_path)
 
+    def test_folder_that_is_shut(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(os, "access", lambda *_: False)  # root may enter all
+        assert "folder that cannot be opened" in refusal(tmp_path)
+
     def test_pipe_does_not_hang(self, tmp_path):
         os.mkfifo(tmp_path / "pipe")
         assert "folder or device" in refusal(tmp_path / "pipe")

@@ -244,6 +244,8 @@ def _load_path(path: Path) -> memoryview:
     with library_errors("opening the file"):
         status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # a pipe would never end, a folder cannot be read
+        if stat.S_ISDIR(status.st_mode) and not os.access(path, os.R_OK | os.X_OK):
+            raise RadiographError("this is a folder that cannot be opened: what is in it was not seen; valid: a file")
         raise RadiographError("this is a folder or device; valid: a file")
     with library_errors("reading the file"), path.open("rb", buffering=0) as file:
         _sniff(file.read(_HEAD))
