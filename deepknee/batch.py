@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from deepknee.films import Film
 from deepknee.folder import OutputFolder
-from deepknee.output import CRASHED, NO_KNEE, reason_of, stamp
+from deepknee.output import CRASHED, no_knee, reason_of, stamp
 from deepknee.pipeline import Reader
 
 T = TypeVar("T")
@@ -173,7 +173,7 @@ def read_one(film: Film, folder: OutputFolder, reader: Reader) -> None:
     if knees:
         folder.save(film, knees, before)
     else:
-        folder.save_failure(film, NO_KNEE)
+        folder.save_failure(film, no_knee(reading.radiograph.spacing_mm))
 
 
 def _here(films: Sequence[Film], folder: OutputFolder, reader: Reader | None, overlap: Overlap) -> Generator[None]:

@@ -17,8 +17,23 @@ from kneel.imaging.radiograph import RadiographError
 if TYPE_CHECKING:
     from deepknee.weights import Weights
 
-NO_KNEE = "no knee found"
 CRASHED = "reading it crashed the worker process (out of memory, or a broken decoder)"
+
+
+def no_knee(spacing_mm: Spacing | None) -> str:
+    """Say why a film has no reading on which no knee was found: it may be the spacing, where there is one.
+
+    Examples
+    --------
+    >>> no_knee((1.0, 1.0))
+    'no knee found at its spacing of 1 x 1 mm; if that is wrong, give another with --spacing'
+    >>> no_knee(None)
+    'no knee found'
+    """
+    if spacing_mm is None:
+        return "no knee found"
+    size = " x ".join(f"{length:.4g}" for length in spacing_mm)
+    return f"no knee found at its spacing of {size} mm; if that is wrong, give another with --spacing"
 
 
 class FolderError(ValueError):

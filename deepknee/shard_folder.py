@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
 from deepknee.films import SHARDS, Film
-from deepknee.output import NO_KNEE, Folder, FolderError, reason_of, stamp, stamp_or_none
+from deepknee.output import Folder, FolderError, no_knee, reason_of, stamp, stamp_or_none
 from deepknee.report import knee_record, result_values, to_json
 from deepknee.shards import (
     FAILED,
@@ -187,7 +187,7 @@ def film_rows(film: Film, reader: Reader, folder: ShardFolder) -> list[Row]:
         return [Row(film.file, film.key, FAILED, reason_of(error))]
     knees = [tuple(result_values(record)[1:]) for record in records]
     return [Row(film.file, film.key, READ, None, size, time_ns, knee) for knee in knees] or [
-        Row(film.file, film.key, FAILED, NO_KNEE)
+        Row(film.file, film.key, FAILED, no_knee(reading.radiograph.spacing_mm))
     ]
 
 

@@ -8,9 +8,10 @@ import pytest
 from oracle import make_reader, snapshots
 
 from deepknee import folder as folder_module
-from deepknee.batch import CRASHED, NO_KNEE, read_films
+from deepknee.batch import CRASHED, read_films
 from deepknee.films import find_films
 from deepknee.folder import FolderError, OutputFolder
+from deepknee.output import no_knee
 
 
 @pytest.fixture
@@ -55,13 +56,34 @@ def times(out):
     return {path.name: path.stat().st_mtime_ns for path in (out / "knees").iterdir()}
 
 
+def test_a_folder_that_was_shut_is_no_failure_once_its_films_are_read(films, tmp_path, monkeypatch):
+    """The tests may run as root, whom no folder is shut for."""
+    inner = films / "shut"
+    inner.mkdir()
+    (films / "1.dcm").rename(inner / "1.dcm")
+    with monkeypatch.context() as shut:
+        scandir = os.scandir
+
+        def look(path):
+            if Path(path) == inner:
+                raise PermissionError(13, "Permission denied", str(path))
+            return scandir(path)
+
+        shut.setattr(os, "scandir", look)
+        assert run(films).failed == 4
+        assert "shut" in failures(tmp_path / "out")
+    assert run(films).failed == 3
+    assert "shut" not in failures(tmp_path / "out")
+    assert ("1.dcm", "R") in knees(tmp_path / "out")
+
+
 def test_every_film_is_read_or_listed(films, tmp_path):
     summary = run(films)
     out = tmp_path / "out"
     assert (summary.films, summary.read, summary.knees, summary.failed) == (5, 2, 3, 3)
     assert knees(out) == [("1.dcm", "R"), ("1.dcm", "L"), ("2.dcm", "L")]
     assert failures(out) == {
-        "3.dcm": NO_KNEE,
+        "3.dcm": no_knee((0.5, 0.5)),
         "4.dcm": "Rows (0028,0010) is 0",
         "5.dcm": "ZeroDivisionError: a bug",
         "notes.txt": "not a film: .txt files lie beside films",

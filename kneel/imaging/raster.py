@@ -72,7 +72,7 @@ def _choose_page(image: Image.Image, kind: str, frame: int | None) -> None:
             several = False
         image.seek(0)
     if several and frame is None:
-        choice = "one film a file: save the page by itself, or read it in Python with frame="
+        choice = "one film a file: save the page by itself, or read it in Python with frame=0, 1, ..."
         raise RadiographError(f"the file has several pages; valid: {choice}")
     if frame is not None and (frame < 0 or (frame > 0 and not several)):
         raise RadiographError(f"frame={frame} is not there; valid: 0")
