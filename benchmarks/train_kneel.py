@@ -31,9 +31,9 @@ from kneel.augment import TrainingTransform
 from kneel.dataset import LandmarkDataset, LandmarkSample
 from kneel.engine.config import load_config
 from kneel.engine.cpu import cpu_has_bf16, cpu_threads, keep_freed_memory, lay_out
+from kneel.engine.mixup import Pass, mixup_passes
 from kneel.experiment import LandmarkExperiment
 from kneel.losses import visible_mean, wing
-from kneel.mixup import Pass, mixup_passes
 from kneel.network import LandmarkNet
 
 RECIPE = Path(__file__).resolve().parents[1] / "hc_experiments" / "multiscale_wing_mixup_no_wd_cutout10.yaml"

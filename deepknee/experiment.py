@@ -56,6 +56,8 @@ class GradingExperiment(Settings):
         What happens to grey levels; see `deepknee.intensity.Intensity`.
     label_spread
         Standard deviation in grades of soft labels (`deepknee.labels.soft_labels`); 0 trains on the grade alone.
+    mixup_alpha
+        Parameter of the Beta distribution of mixup (Zhang et al. 2018; `kneel.engine.mixup`); 0 mixes nothing.
     transfer
         Experiment of the same split and network whose best weights, of the same fold, training starts from.
     geometry, model, augmentation, sampling, training
@@ -68,6 +70,7 @@ class GradingExperiment(Settings):
     folds: int = Field(5, ge=2)
     contrast: Contrast = "film"
     label_spread: float = Field(0.0, ge=0)
+    mixup_alpha: float = Field(0.0, ge=0)
     transfer: str | None = None
     geometry: PatchGeometry = PatchGeometry()
     model: ModelSettings = SiameseSettings()

@@ -29,6 +29,8 @@ from kneel.engine.board import Board
 from kneel.engine.config import ConfigError
 from kneel.engine.fit import FitResult, fit
 from kneel.engine.folds import split_digest, subject_marks
+from kneel.engine.mixup import mixup_passes
+from kneel.engine.parallel import whole_batch
 from kneel.engine.precision import at_least_float32
 from kneel.engine.reading import grey_statistics
 from kneel.engine.transfer import start_of, weights_of_split
@@ -121,12 +123,21 @@ class GradingTask:
         return WeightedRandomSampler(weights.tolist(), sampling.samples or len(grades), generator=generator)
 
     def training_loss(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
-        """Return the loss of this kind of network."""
-        return self._loss(self._outputs(model, batch), batch[-1])
+        """Return the loss of this kind of network, of a batch that is mixed up if asked."""
+        *pictures, grades = batch
+        alpha = self.experiment.mixup_alpha
+        if not alpha:
+            return self._loss(self._outputs(model, pictures), grades)
+        # both patches of a knee lie in one image, so that they are mixed with those of the same other knee
+        (mixed,) = mixup_passes(torch.cat(pictures, dim=1), alpha=alpha, variant="zhang")
+        outputs = self._outputs(model, mixed.images.split(1, dim=1))
+        orders = [(weight, grades if order is None else whole_batch(grades)[order]) for weight, order in mixed.targets]
+        return torch.stack([weight * self._loss(outputs, whose) for weight, whose in orders]).sum()
 
     def predict(self, model: nn.Module, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """Grade a batch; of each knee also what training minimises."""
-        outputs, grades = self._outputs(model, batch), batch[-1]
+        *pictures, grades = batch
+        outputs = self._outputs(model, pictures)
         losses = [self._loss(*knee) for knee in zip(outputs.split(1), grades.split(1), strict=True)]
         return {"probabilities": outputs[:, :GRADES].softmax(1), "grades": grades, "loss": torch.stack(losses)}
 
@@ -172,9 +183,9 @@ class GradingTask:
         labels = soft_labels(grades, self.experiment.label_spread).to(outputs.dtype)
         return self.experiment.model.loss(outputs, grades, labels)
 
-    def _outputs(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
-        """Return the logits, and behind them what else the kind's loss needs; a batch ends with its grades."""
-        return at_least_float32(model(*map(self.settings.intensity.standardize, batch[:-1])))
+    def _outputs(self, model: nn.Module, pictures: Sequence[Tensor]) -> Tensor:
+        """Return the logits of knees, and behind them what else the kind's loss needs."""
+        return at_least_float32(model(*map(self.settings.intensity.standardize, pictures)))
 
 
 def transfer_weights(net: GradingNet, path: Path, split: Mapping[str, str]) -> str:

@@ -8,9 +8,9 @@ from pydantic import Field, model_validator
 
 from kneel.augment import AugmentSettings
 from kneel.engine.config import Settings, TrainingConfig
+from kneel.engine.mixup import Variant
 from kneel.losses import LossSettings
 from kneel.metrics import METRICS
-from kneel.mixup import Variant
 from kneel.network import HourglassSettings
 from kneel.sources import KneelSource, Source
 
@@ -34,7 +34,7 @@ class RoiSettings(Settings):
 
 
 class MixupSettings(Settings):
-    """Mixup; see `kneel.mixup`.
+    """Mixup; see `kneel.engine.mixup`.
 
     Attributes
     ----------

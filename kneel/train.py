@@ -21,13 +21,13 @@ from kneel.engine.board import Board
 from kneel.engine.config import ConfigError
 from kneel.engine.fit import FitResult, fit
 from kneel.engine.folds import check_leakage, grouped_folds, split_digest, subject_marks
+from kneel.engine.mixup import Pass, mixup_passes
 from kneel.engine.parallel import batch_mean, whole_batch
 from kneel.engine.reading import grey_statistics
 from kneel.engine.transfer import start_of, weights_of_split
 from kneel.experiment import LandmarkExperiment
 from kneel.losses import build_criterion, visible_mean
 from kneel.metrics import error_intervals, error_summary, radial_errors
-from kneel.mixup import Pass, mixup_passes
 from kneel.network import CRITERION, LandmarkNet, Located, build_network, network_arguments, network_weights
 from kneel.samples import Split, load_samples
 from kneel.shape import MeanShape

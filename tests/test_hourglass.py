@@ -6,9 +6,9 @@ import torch
 
 from kneel.blocks import BottleneckBlock, MultiScaleBlock, SqueezeExcitation
 from kneel.codec import SoftArgmax
+from kneel.engine.mixup import mixed_passes
 from kneel.hourglass import STRIDE, HourglassNet
 from kneel.losses import LossSettings, RobustLoss, build_criterion, elastic, visible_mean, wing
-from kneel.mixup import mixed_passes
 
 PARITY = Path(__file__).resolve().parents[1].parent / "shared" / "parity"
 needs_parity = pytest.mark.skipif(not PARITY.exists(), reason="tensors of the original networks are not here")
