@@ -6,12 +6,14 @@ import argparse
 import functools
 import importlib.metadata
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kneel.engine.ray_cluster import ClusterError, Share, add_options, check_options
+from kneel.engine.stopping import sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
     from deepknee.batch import Summary
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 # Everything else is imported when it is needed: `deepknee --help` must not wait for torch.
 
 ATTENTION = ("gradcam", "hirescam", "integrated")
-ALL_READ, NOT_WRITTEN, WRONG_USE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+ALL_READ, NOT_WRITTEN, WRONG_USE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 128 + signal.SIGINT
 
 DESCRIPTION = """\
 Kellgren-Lawrence grades of plain knee radiographs, with the 16 landmarks of KNEEL and attention maps of DeepKnee.
@@ -61,7 +63,7 @@ outputs, all in DIR
                   also holds the patient id and UIDs of the header: share it as you would share the header
   records/        one JSON a film: what is done; and the small pictures of the report
   deepknee.json   which weights and which code read the films
-  Every file is complete or not there. Ctrl-C finishes the tables for the films that are done, now or earlier.
+  Every file is complete or not there. Ctrl-C and SIGTERM finish the tables for the films that are done, now or earlier.
 
 again
   Films that are done are skipped. Read again are: films that failed; files that changed (size or time); all films
@@ -75,8 +77,8 @@ many films on many machines
   results.csv, failures.csv, deepknee.json   as above
   results.parquet                            the rows of results.csv, numbers in full
   shards/                                    what is done, up to 100 films a file; the tables are merged from them
-  A node that dies loses nothing: what it was reading is read on another. Ctrl-C drops the shards in work; the same
-  command goes on with the rest.
+  A node that dies loses nothing: what it was reading is read on another. Ctrl-C and SIGTERM drop the shards in work;
+  the same command goes on with the rest.
 
 weights
   --weights DIR is searched for snapshots (*.safetensors) all the way down; all folds of one experiment work together
@@ -97,7 +99,7 @@ attention
 
 exit status
   0 all films read   3 some failed, see failures.csv   2 wrong use (paths, options, weights)
-  1 outputs cannot be written (disk full)   130 stopped by Ctrl-C
+  1 outputs cannot be written (disk full)   130 and 143 stopped by Ctrl-C or SIGTERM
 
 examples
   deepknee read film.dcm --out reading
@@ -126,7 +128,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
     _share_cores()
-    return _read(options)
+    with sigterm_as_ctrl_c() as asked:
+        try:
+            status = _read(options)
+        except KeyboardInterrupt:  # before the first film, or again while the tables were written
+            print("deepknee read: stopped", file=sys.stderr)
+            status = INTERRUPTED
+    return 128 + asked[0] if asked and status == INTERRUPTED else status
 
 
 def _share_cores() -> None:
@@ -259,9 +267,6 @@ def _read(options: argparse.Namespace) -> int:
     except OSError as error:
         print(f"deepknee read: error: outputs cannot be written: {error}", file=sys.stderr)
         return NOT_WRITTEN
-    except KeyboardInterrupt:  # before the first film, or again while the tables were written
-        print("deepknee read: stopped", file=sys.stderr)
-        return INTERRUPTED
     print(_words(summary, options.out))
     print(f"table: {options.out / 'results.csv'}" if options.ray else f"report: {options.out / 'report.html'}")
     if summary.interrupted:

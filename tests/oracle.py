@@ -85,6 +85,8 @@ class FakeReader(Reader):
             raise ZeroDivisionError("a bug")
         if "interrupt" in words:
             raise KeyboardInterrupt
+        if "terminate" in words:
+            signal.raise_signal(signal.SIGTERM)
         if "bad" in words:
             raise RadiographError("Rows (0028,0010) is 0")
         spacing = spacing_mm or (0.5, 0.5)

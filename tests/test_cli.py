@@ -1,6 +1,7 @@
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from oracle import make_reader, snapshots
 
 from deepknee import cli, pipeline, weights
+from deepknee.folder import OutputFolder
 from deepknee.weights import WeightsError
 
 DOOR = Path(__file__).resolve().parents[1] / "scripts" / "test_okoa_maknee.py"
@@ -100,12 +102,53 @@ def test_ctrl_c(films, tmp_path, asked, capsys):
     assert "stopped: 1 of 2 films read, 2 knees" in capsys.readouterr().out
 
 
-def test_ctrl_c_before_the_first_film(films, tmp_path, asked, monkeypatch):
+@pytest.fixture
+def unheard():
+    """What SIGTERM does outside of the command: it must not end the tests."""
+
+    def fail(number, frame):
+        pytest.fail("SIGTERM was not heard by the command")
+
+    before = signal.signal(signal.SIGTERM, fail)
+    yield fail
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_sigterm_is_heard_as_ctrl_c_and_told_by_the_status(films, tmp_path, asked, unheard, capsys):
+    read(films / "1.dcm", "--out", tmp_path / "out")
+    (films / "2.dcm").write_text("terminate")
+    assert read(films, "--out", tmp_path / "out") == 143
+    assert "stopped: 1 of 2 films read (1 earlier), 2 knees" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGTERM) is unheard
+    (films / "2.dcm").write_text("L")
+    assert read(films, "--out", tmp_path / "out") == 0
+    assert "2 of 2 films read (1 earlier), 3 knees" in capsys.readouterr().out
+
+
+def test_sigterm_sent_twice_lets_the_tables_be_written(films, tmp_path, asked, unheard, monkeypatch):
+    write_tables = OutputFolder.write_tables
+
+    def again(folder):
+        signal.raise_signal(signal.SIGTERM)
+        write_tables(folder)
+
+    monkeypatch.setattr(OutputFolder, "write_tables", again)
+    (films / "1.dcm").unlink()
+    (films / "2.dcm").write_text("terminate")
+    assert read(films, "--out", tmp_path / "out") == 143
+    assert (tmp_path / "out" / "results.csv").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_before_the_first_film(films, tmp_path, asked, unheard, monkeypatch, capsys, number):
     def stop(folders):
+        if number == signal.SIGTERM:
+            signal.raise_signal(number)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(weights, "find_weights", stop)
-    assert read(films, "--out", tmp_path / "out") == 130
+    assert read(films, "--out", tmp_path / "out") == 128 + number
+    assert capsys.readouterr().err == "deepknee read: stopped\n"
 
 
 def test_names_that_a_terminal_cannot_print(films, tmp_path, asked):

@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import sys
 from collections import Counter
 from types import SimpleNamespace
 
@@ -31,6 +32,31 @@ def test_an_address_where_nothing_listens_is_refused_before_ray_tries(monkeypatc
         address = f"127.0.0.1:{server.getsockname()[1]}"
     with pytest.raises(ClusterError, match=f"no Ray cluster at {address}: .*refused"), connected(address):
         pass
+
+
+@pytest.mark.parametrize("comes", ["while Ray connects", "later"])
+def test_sigterm_does_what_it_did_before_ray_set_its_own_handler(monkeypatch, comes):
+    heard = []
+
+    def init(**_):
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as Ray does
+        if comes == "while Ray connects":
+            signal.raise_signal(signal.SIGTERM)
+
+    fake_ray = SimpleNamespace(is_initialized=lambda: False, init=init, shutdown=lambda: None)
+    monkeypatch.setattr(ray_cluster, "load_ray", lambda: fake_ray)
+
+    def hear(number, _):
+        heard.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, hear)
+    try:
+        with pytest.raises(KeyboardInterrupt), connected("local"):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [signal.SIGTERM]
 
 
 @pytest.mark.usefixtures("cluster")

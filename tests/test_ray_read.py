@@ -28,6 +28,7 @@ from deepknee.output import CRASHED, FolderError
 from deepknee.ray_read import Work, read_here, read_over_ray
 from deepknee.shard_folder import ShardFolder
 from kneel.engine.ray_cluster import ClusterError, Share
+from kneel.engine.stopping import sigterm_as_ctrl_c
 from kneel.phantom.render import FilmSpec, render_film
 
 ray = pytest.importorskip("ray", reason="Ray is an extra: pip install '.[ray]'")
@@ -70,7 +71,8 @@ def counts(notes):
 
 
 @pytest.mark.slow
-def test_stopped_it_keeps_what_is_done_and_goes_on_with_the_rest(films, expected, tmp_path, nodes, request):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_it_keeps_what_is_done_and_goes_on_with_the_rest(films, expected, tmp_path, nodes, request, number):
     (tmp_path / "wait").write_text("10 11")
     before = signal.signal(
         signal.SIGINT, signal.default_int_handler
@@ -79,12 +81,13 @@ def test_stopped_it_keeps_what_is_done_and_goes_on_with_the_rest(films, expected
     def stop():
         shards = tmp_path / "out" / "shards"
         until(lambda: {"10", "11"} & set(counts(tmp_path)) and len(list(shards.iterdir())) >= 4, 120)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
     stopper = threading.Thread(target=stop)
     stopper.start()
     try:
-        summary = read(films, tmp_path, nodes.address)  # leaves the cluster at the end, as the command does
+        with sigterm_as_ctrl_c():
+            summary = read(films, tmp_path, nodes.address)  # leaves the cluster at the end, as the command does
     finally:
         stopper.join()
         signal.signal(signal.SIGINT, before)

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import re
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,6 +86,7 @@ def connected(address: str) -> Iterator[Any]:
     address : str
         ``"local"`` starts Ray on this machine, bound to loopback, and stops it at the end; ``"auto"`` is the cluster
         that this machine is a node of; or HOST:PORT of its head. A process that is connected already stays so.
+        SIGTERM does what it did before.
 
     Yields
     ------
@@ -106,10 +108,11 @@ def connected(address: str) -> Iterator[Any]:
     _check_reachable(address)
     quiet = {"log_to_driver": False, "logging_level": "WARNING"}
     try:
-        if address == LOCAL:
-            ray.init(address=LOCAL, include_dashboard=False, **quiet)
-        else:
-            ray.init(address=address, **quiet)
+        with _sigterm_as_it_was():
+            if address == LOCAL:
+                ray.init(address=LOCAL, include_dashboard=False, **quiet)
+            else:
+                ray.init(address=address, **quiet)
     except Exception as error:  # Ray raises all kinds, plain Exception too
         hint = "" if address == LOCAL else "; `ray start --head` starts one"
         raise ClusterError(f"no Ray cluster at {address}: {error}{hint}") from error
@@ -117,6 +120,22 @@ def connected(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _sigterm_as_it_was() -> Iterator[None]:
+    """Keep what SIGTERM does: Ray, when it connects, sets handlers that end the process in the middle of its work."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as error:
+        if error.code == signal.SIGTERM:  # it came meanwhile, and Ray's handler took it
+            signal.signal(signal.SIGTERM, before)
+            signal.raise_signal(signal.SIGTERM)
+        raise
+    finally:
+        if signal.getsignal(signal.SIGTERM) is not before:  # never so in a thread, where nobody may set one
+            signal.signal(signal.SIGTERM, before)
 
 
 def _check_reachable(address: str) -> None:
