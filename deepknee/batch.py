@@ -133,7 +133,7 @@ def read_films(
                 bar.update()
     except KeyboardInterrupt:
         interrupted = True
-    folder.write_tables()
+    folder.write_tables({film.key for film in films})
     records = folder.read_records()
     mine = [records[film.key] for film in films if film.key in records]
     return Summary(

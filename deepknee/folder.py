@@ -7,7 +7,7 @@ Tables and report are made from the records alone, so they hold complete films o
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -16,7 +16,7 @@ from deepknee.draw import attention_picture, encode_jpeg, encode_png, landmark_p
 from deepknee.films import SHARDS, Film
 from deepknee.html import render
 from deepknee.knee_reading import KneeReading, Reading
-from deepknee.output import Folder, FolderError, stamp_or_none
+from deepknee.output import Folder, FolderError, folders_above, stamp_or_none
 from deepknee.report import (
     FAILURE_COLUMNS,
     FORMAT,
@@ -172,15 +172,21 @@ class OutputFolder(Folder):
         """
         return {path.stem: _load(path) for path in sorted(self.records.glob("*.json"))}
 
-    def write_tables(self) -> None:
-        """Write ``results.csv``, ``failures.csv`` and ``report.html`` from the records."""
+    def write_tables(self, asked: Collection[str] = ()) -> None:
+        """Write ``results.csv``, ``failures.csv`` and ``report.html`` from the records.
+
+        Parameters
+        ----------
+        asked : collection of str
+            Keys of the films of this run. A folder that could not be opened in an earlier one is no failure any more
+            when films were found in it since.
+        """
         films = sorted(self.read_records().items(), key=lambda item: (item[1]["file"], item[0]))
         knees: list[tuple[str, Record]] = []
         failures, others = [], []
-        # a folder that could not be opened once, and that films were found in since, is no failure any more
-        opened = {str(above) for _, film in films for above in PurePath(film["file"]).parents}
-        for _, film in films:
-            if film["status"] == "failed" and film["file"] in opened:
+        opened = folders_above(film["file"] for _, film in films)
+        for key, film in films:
+            if film["status"] == "failed" and key not in asked and str(PurePath(film["file"])) in opened:
                 continue
             if film["status"] == "other":
                 others.append((film["file"], film["reason"]))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Self
 
 from deepknee.films import MARKER, OWN_FOLDERS
@@ -136,6 +137,20 @@ def stamp_or_none(path: Path) -> tuple[int, int] | None:
         return stamp(path)
     except OSError:
         return None
+
+
+def folders_above(files: Iterable[str]) -> set[str]:
+    """Return the folders that some files lie in, up to the first, as `str` of a `PurePath` writes them.
+
+    By them a folder that could not be opened once is known to have been opened since.
+
+    Examples
+    --------
+    >>> sorted(folders_above(["films/a/1.dcm", "films//2.dcm"]))
+    ['.', 'films', 'films/a']
+    """
+    nearest = {PurePath(folder) for folder in {os.path.dirname(file) for file in files}}  # few, also of many files
+    return {str(above) for folder in nearest for above in (folder, *folder.parents)}
 
 
 def reason_of(error: Exception) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+from deepknee.output import folders_above
 from deepknee.report import FAILURE_COLUMNS, RESULT_COLUMNS, result_cells
 from deepknee.shard_folder import Plan, ShardFolder
 from deepknee.shards import FAILED, READ, Row, by_name, load_arrow, load_shard, printable, result_fields, run_of
@@ -135,7 +137,8 @@ def _newest(
     """Tell for every film which shard counts, and the first row of every shard that counts for any."""
     pending = {film.key: film for film in plan.pending}
     newest: dict[str, int] = {}
-    unread: set[str] = set()  # of the newest
+    unread: dict[str, str] = {}  # of the newest, with the file of those that failed
+    in_folder: dict[str, str] = {}  # a film of each folder
     firsts: list[tuple[str, str] | None] = []
     runs = [run_of(path) for path in paths]
     for number, path in enumerate(paths):
@@ -149,8 +152,16 @@ def _newest(
             held = newest.get(row.key) if row.status != READ and row.key not in unread else None
             if counts and (held is None or runs[held] < runs[number]):
                 newest[row.key] = number
-                (unread.discard if row.status == READ else unread.add)(row.key)
+                if row.status == READ:
+                    unread.pop(row.key, None)
+                else:
+                    unread[row.key] = row.file if row.status == FAILED else ""
+                in_folder[os.path.dirname(row.file)] = row.file
         firsts.append(by_name(shard.rows[0]))
+    opened = folders_above(in_folder.values())
+    for key, file in unread.items():  # as `deepknee.folder.OutputFolder.write_tables` leaves them out
+        if file and key not in plan.asked and str(PurePath(file)) in opened:
+            del newest[key]
     used = set(newest.values())
     return newest, [first if number in used else None for number, first in enumerate(firsts)]
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 
@@ -103,6 +106,20 @@ class FakeReader(Reader):
 def make_reader() -> Reader:
     """Stands in for `deepknee.load_reader`."""
     return FakeReader()
+
+
+@contextmanager
+def shut(folder: Path) -> Iterator[None]:
+    """Let nobody open a folder; the tests may run as root, whom no folder is shut for."""
+    scandir = os.scandir
+
+    def look(path):
+        if Path(path) == folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    with mock.patch.object(os, "scandir", look):
+        yield
 
 
 def snapshots() -> SimpleNamespace:

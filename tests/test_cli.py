@@ -128,9 +128,9 @@ def test_sigterm_is_heard_as_ctrl_c_and_told_by_the_status(films, tmp_path, aske
 def test_sigterm_sent_twice_lets_the_tables_be_written(films, tmp_path, asked, unheard, monkeypatch):
     write_tables = OutputFolder.write_tables
 
-    def again(folder):
+    def again(*given):
         signal.raise_signal(signal.SIGTERM)
-        write_tables(folder)
+        write_tables(*given)
 
     monkeypatch.setattr(OutputFolder, "write_tables", again)
     (films / "1.dcm").unlink()

@@ -5,7 +5,7 @@ import os
 import random
 
 import pytest
-from oracle import make_reader, snapshots
+from oracle import make_reader, shut, snapshots
 
 from deepknee import shard_tables
 from deepknee.batch import read_films
@@ -167,6 +167,21 @@ def test_overlapping_shards_count_once_and_the_newest(films, tmp_path):
     write_tables(folder, plan._replace(pending=[]))
     assert tables(out) == expected
     assert not any(path.name.startswith("000000") for path in shards(out))
+
+
+def test_a_folder_that_was_shut_is_no_failure_once_its_films_are_read(films, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for _ in range(2):
+        with shut(films / "more"):
+            without(films, one)
+            run(films, out=two)
+        assert "more" in names(two, "failures.csv"), "also when its films were read before it was shut"
+        assert tables(two) == tables(one)
+        without(films, one)
+        _, tally = run(films, out=two)
+        assert "more" not in names(two, "failures.csv")
+        assert tables(two) == tables(one)
+        assert tally == Tally(9, 3, 12)
 
 
 @pytest.mark.parametrize("damage", ["cut off", "a byte", "empty"])
