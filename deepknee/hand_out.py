@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,10 @@ _TRIES = 2  # of a shard whose worker process dies, before it is halved
 _NODES = 10  # that may die under a shard and be none of its films' doing
 _DEATHS = 10  # in a row for every shard in work: then it is the cluster, not a film
 _LAG_SECONDS = 60.0  # of what another machine wrote into a shared folder
+
+
+class NotSeen(ClusterError):
+    """A node sees none of the films of a piece, though this machine saw some when it sent the piece out."""
 
 
 class Piece(NamedTuple):
@@ -68,7 +73,7 @@ def hand_out(
     pieces : iterator of Piece
         What to read; taken one by one.
     send : callable
-        Starts the task for some films and returns its reference.
+        Starts the task for some films, telling it whether there are `any_there`, and returns its reference.
     give_up : callable
         Lists a film that kills what reads it.
     most : int
@@ -101,6 +106,9 @@ def hand_out(
         try:
             _see(ray.get(over))
         except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, NotSeen) and not any_there(piece.films):  # deleted since; `send` tells the node
+                again.append(piece)
+                continue
             raise (error.cause if isinstance(error.cause, Exception) else ClusterError(str(error))) from error
         except ray.exceptions.RayError as error:
             deaths += 1
@@ -113,6 +121,11 @@ def hand_out(
         else:
             deaths = 0
         yield len(piece.films)
+
+
+def any_there(films: Iterable[Film]) -> bool:
+    """Say whether this machine sees any of some films; it asks for the first alone where all is well."""
+    return any(os.path.exists(film.path) for film in films)
 
 
 def _rest(piece: Piece, node_died: bool) -> list[Piece]:

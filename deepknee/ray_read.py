@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +15,13 @@ from tqdm import tqdm
 
 from deepknee.batch import MakeReader, Overlap, Summary, in_threads
 from deepknee.films import Film
-from deepknee.hand_out import cut, hand_out
+from deepknee.hand_out import NotSeen, any_there, cut, hand_out
 from deepknee.output import CRASHED, FolderError
 from deepknee.pipeline import Reader
 from deepknee.shard_folder import Plan, ShardFolder, film_rows
 from deepknee.shard_tables import write_tables
 from deepknee.shards import FAILED, Row, load_arrow
-from kneel.engine.ray_cluster import ClusterError, Share, connected, slots
+from kneel.engine.ray_cluster import Share, connected, slots
 
 _AT_ONCE = 2  # shards a place: one in work, and one so that it need not wait
 
@@ -126,7 +125,7 @@ def _on_cluster(
         work = Work(folder, plan.run, make_reader, share)
 
         def send(films: Sequence[Film]) -> Any:
-            return task.remote(work, films, _any_there(films))
+            return task.remote(work, films, any_there(films))
 
         give_up = partial(_give_up, folder=folder, run=plan.run)
         steps = hand_out(ray, cut(plan.pending, places), send, give_up, _AT_ONCE * places)
@@ -143,10 +142,6 @@ def _on_cluster(
 
 def _give_up(film: Film, folder: ShardFolder, run: int) -> None:
     folder.save([Row(film.file, film.key, FAILED, CRASHED)], run)
-
-
-def _any_there(films: Sequence[Film]) -> bool:
-    return any(os.path.exists(film.path) for film in films)  # asks for the first alone where all is well
 
 
 def read_here(work: Work, films: Sequence[Film], seen: bool) -> Path:
@@ -168,12 +163,12 @@ def read_here(work: Work, films: Sequence[Film], seen: bool) -> Path:
 
     Raises
     ------
-    ClusterError
+    NotSeen
         This node sees none, though the command does. Failing fast, it would be sent ever more of them.
     """
-    if seen and not _any_there(films):
+    if seen and not any_there(films):
         what = f"node {socket.gethostname()} sees none of {len(films)} films, as {films[0].path}"
-        raise ClusterError(f"{what}, and the command does: does that node see the films under the same path?")
+        raise NotSeen(f"{what}, and the command does: does that node see the films under the same path?")
     threads = max(1, int(work.share.cores))
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)

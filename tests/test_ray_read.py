@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -181,7 +181,7 @@ def test_films_that_another_command_takes_away_are_an_error(films, tmp_path, mon
 
 
 class OneProcess:
-    """Stands for a cluster of one node without the folder ``unmounted``; a task is over when it is sent."""
+    """Stands for a cluster of one node, on which something happens ``during`` a task; that is over when it is sent."""
 
     exceptions = SimpleNamespace(
         RayError=ray.exceptions.RayError,
@@ -189,20 +189,18 @@ class OneProcess:
         NodeDiedError=ray.exceptions.NodeDiedError,
     )
 
-    def __init__(self, unmounted):
-        self.unmounted = unmounted
+    def __init__(self, during):
+        self.during = during
 
     def remote(self, **_):
         return lambda task: SimpleNamespace(remote=partial(self.run, task))
 
-    def run(self, task, *given):
-        away = self.unmounted.rename(self.unmounted.with_name("away"))
+    def run(self, task, work, films, seen):
         try:
-            return task(*given), None
+            with self.during(films):
+                return task(work, films, seen), None
         except ClusterError as error:
             return None, ray.exceptions.RayTaskError("read_here", "traceback", error)
-        finally:
-            away.rename(self.unmounted)
 
     def wait(self, references, *, num_returns):
         return references[:1], references[1:]
@@ -214,13 +212,48 @@ class OneProcess:
         return path
 
 
-def test_a_node_that_does_not_see_the_films_is_an_error_and_fails_none(tmp_path, monkeypatch):
+@pytest.fixture
+def one_process(monkeypatch):
+    """Reads on such a cluster."""
+
+    def connect(during):
+        monkeypatch.setattr("deepknee.ray_read.connected", lambda address: nullcontext(OneProcess(during)))
+        monkeypatch.setattr("deepknee.ray_read.slots", lambda share: 1)
+
+    return connect
+
+
+@contextmanager
+def unmounted(folder):
+    away = folder.rename(folder.with_name("away"))
+    try:
+        yield
+    finally:
+        away.rename(folder)
+
+
+def test_a_film_that_is_deleted_while_it_is_sent_out_alone_is_listed_and_the_others_are_read(tmp_path, one_process):
+    (tmp_path / "films").mkdir()
+    for name in "123":
+        (tmp_path / "films" / name).write_text("R")
+
+    def delete(films):
+        return nullcontext([film.path.unlink(missing_ok=True) for film in films if film.path.name == "2"])
+
+    one_process(delete)
+    summary = read(tmp_path / "films", tmp_path, "somewhere")
+    assert (summary.read, summary.failed) == (2, 1)
+    assert tables(tmp_path / "out")[1].decode().splitlines()[1:] == [
+        f"{tmp_path / 'films' / '2'},No such file or directory"
+    ]
+    assert counts(tmp_path) == {"1": 1, "3": 1}
+
+
+def test_a_node_that_does_not_see_the_films_is_an_error_and_fails_none(tmp_path, one_process):
     for name in ("here", "there"):
         (tmp_path / "films" / name).mkdir(parents=True)
         (tmp_path / "films" / name / "1").write_text("R")
-    cluster = OneProcess(tmp_path / "films" / "there")
-    monkeypatch.setattr("deepknee.ray_read.connected", lambda address: nullcontext(cluster))
-    monkeypatch.setattr("deepknee.ray_read.slots", lambda share: 1)
+    one_process(lambda films: unmounted(tmp_path / "films" / "there"))
     with pytest.raises(ClusterError, match=r"sees none of 1 films, as .*there/1.* under the same path\?"):
         read(tmp_path / "films", tmp_path, "somewhere")
     (tmp_path / "films" / "there" / "1").unlink()
