@@ -62,8 +62,8 @@ def write_report(
     PredictionTableError
         The knees of the models are not the same.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     compared = compare(*evaluated) if len(evaluated) == 2 else None
+    folder.mkdir(parents=True, exist_ok=True)
     figures = pd.concat([one.table.assign(model=one.predictions.model) for one in evaluated], ignore_index=True)
     _csv(folder / "figures.csv", figures[["model", "group", "figure", "value", "low", "high"]])
     draw_all(folder, evaluated)

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from kneel.assess_figures import save_figure
 from kneel.engine.snapshot import write_atomic
 from kneel.imaging.radiograph import RadiographError
 from kneel.imaging.schema import FEMUR, ROI_SIZE, ROI_SPACING_MM, TIBIA
@@ -23,13 +22,11 @@ _SHOWN = 4  # knees of each kind on a page
 _MARGIN_MM, _CENTER_MARGIN_MM = 12.0, 50.0  # around the points of a knee that is shown, and around a joint centre
 
 
-def draw_knees(folder: Path, name: str, predictions: Predictions, images: Path) -> None:
-    """Draw the best, median and worst knees, truth and prediction on the ROI, as NAME.png.
+def draw_knees(predictions: Predictions, images: Path) -> Figure:
+    """Draw the best, median and worst knees, truth and prediction on the ROI.
 
     Parameters
     ----------
-    folder, name
-        As in `draw_curves`.
     predictions : Predictions
         Of one experiment.
     images : Path
@@ -51,7 +48,7 @@ def draw_knees(folder: Path, name: str, predictions: Predictions, images: Path) 
             _draw_knee(axis, predictions, number, images, kind)
     handles = axes[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=2, frameon=False)
-    save_figure(figure, folder, name, ("png",))
+    return figure
 
 
 def chosen_knees(errors_mm: Values) -> dict[str, list[int]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from kneel.assess import error_figures, measure_figures, report_cv, report_test, severity_groups
-from kneel.assess_figures import draw_curves, draw_measures
+from kneel.assess_figures import draw_curves, draw_measures, save_figure
 from kneel.assess_knees import draw_knees
 from kneel.bootstrap import RESAMPLES, SubjectBootstrap
 from kneel.engine.snapshot import write_atomic
@@ -59,10 +59,11 @@ def write_report(
         A picture is missing or does not fit its points.
     """
     _check(evaluated)
+    # first, because pictures may be missing: no report, not half of one
+    pages = {} if images is None else {one.experiment: draw_knees(one, images) for one in evaluated}
     folder.mkdir(parents=True, exist_ok=True)
-    if images is not None:  # first, because pictures may be missing: no report, not half of one
-        for one in evaluated:
-            draw_knees(folder, f"{file_name(one.experiment)}_knees", one, images)
+    for experiment, page in pages.items():
+        save_figure(page, folder, f"{file_name(experiment)}_knees", ("png",))
     whole = evaluated[0].points.shape[1] > 1
     errors, measures, sections = [], [], []
     for one in progress(evaluated):

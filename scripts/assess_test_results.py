@@ -27,12 +27,13 @@ from tqdm import tqdm
 
 from kneel.assess_report import write_report
 from kneel.bootstrap import RESAMPLES
+from kneel.engine.atomic import DiskFull
 from kneel.imaging.radiograph import RadiographError
 from kneel.predictions import PredictionError, read_predictions
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Evaluate; 0 when done, 1 when it cannot be."""
+    """Evaluate; 0 when done, 2 when it cannot be, 1 when the disk is full."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("predictions", type=Path, nargs="+", metavar="CSV", help="predictions of one experiment each")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the report goes")
@@ -54,7 +55,7 @@ def main(words: Sequence[str] | None = None) -> int:
         write_report(given.out, evaluated, images=given.images, resamples=given.resamples, progress=bar)
     except (PredictionError, RadiographError, OSError) as error:
         print(f"assess_test_results: {error}", file=sys.stderr)
-        return 1
+        return 1 if isinstance(error, DiskFull) else 2
     print(f"Open {given.out / 'report.md'}")
     return 0
 

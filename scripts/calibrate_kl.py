@@ -28,6 +28,7 @@ from deepknee.member import LARGEST_TURN, GraderSettings, Member, load_member
 from deepknee.pipeline import DeviceError, choose_device
 from deepknee.predictions import grade_folder
 from deepknee.weights import WeightsError, find_graders
+from kneel.engine.atomic import DiskFull
 from kneel.engine.config import ConfigError
 from kneel.engine.folds import LeakageError
 from kneel.engine.snapshot import SnapshotError, update_snapshot
@@ -41,7 +42,7 @@ USER_ERRORS = (
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Calibrate; 0 when done, 1 when it cannot be."""
+    """Calibrate; 0 when done, 2 when it cannot be, 1 when the disk is full."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="validation knees")
     parser.add_argument(
@@ -79,7 +80,7 @@ def main(words: Sequence[str] | None = None) -> int:
         calibrate(given)
     except USER_ERRORS as error:
         print(f"calibrate_kl: {error}", file=sys.stderr)
-        return 1
+        return 1 if isinstance(error, DiskFull) else 2
     return 0
 
 

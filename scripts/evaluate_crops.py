@@ -5,7 +5,7 @@ Writes DIR/predictions.csv in the layout of scripts/oof_inference.py (for script
 pixels of the crop, left knees mirrored; only of crops on which a knee was found) and DIR/knees.csv (every crop, with
 what was found on it or why nothing was). With --graded also DIR/graded.csv: the least joint space of every crop of a
 folder {0..4}/{subject}{side}.png, in tibial widths, and its rank correlation with the grade. DIR/summary.txt also says
-whether the networks were trained on these subjects. Exit status 1: crops are without a prediction, or nothing could be
+whether the networks were trained on these subjects. Exit status 1: crops are without a prediction; 2: nothing could be
 done. Dark bone is not righted here, as reading does.
 
 Research use only. Not a medical device.
@@ -42,16 +42,19 @@ Locate = Callable[[Radiograph], list[LocatedKnee]]
 
 
 def main() -> int:
-    """Evaluate; 1 when the input cannot be used, or when crops are without a prediction."""
+    """Evaluate; 0 when done, 1 when crops are without a prediction, 2 when the input cannot be used."""
     given = parse()
     try:
         weights = find_weights(given.weights, ("lc", "hc"))
         crops = [crop for crop in read_crops(given.table, given.images) if crop.split == given.split]
         if not crops:
             raise AnnotationError(f"{given.table}: no row with split {given.split!r}")
+        graded_files = sorted(given.graded.glob("[0-4]/*.png")) if given.graded else []
+        if given.graded and not graded_files:
+            raise FileNotFoundError(f"{given.graded}: no PNG pictures in folders 0 to 4")
     except (WeightsError, AnnotationError, OSError) as error:
         print(f"evaluate_crops: {error}", file=sys.stderr)
-        return 1
+        return 2
     localizer = KneeLocalizer.from_snapshots(weights.paths("lc"), weights.paths("hc"))
 
     def locate(radiograph: Radiograph) -> list[LocatedKnee]:
@@ -61,13 +64,13 @@ def main() -> int:
             radiograph = replace(radiograph, laterality=None, side_from_name=False)
         return localizer.locate(radiograph)
 
-    given.out.mkdir(parents=True, exist_ok=True)
     knees = pd.DataFrame([compare(crop, locate) for crop in tqdm(crops, "crops", unit="knee")])
+    given.out.mkdir(parents=True, exist_ok=True)
     predictions(crops, knees).to_csv(given.out / "predictions.csv", index=False)
     knees.drop(columns="points").to_csv(given.out / "knees.csv", index=False)
     lines, without = [*summarize(knees), whether_seen(weights, crops, given.table)], knees[knees.problem != ""]
-    if given.graded:
-        graded = pd.DataFrame(read_graded(given.graded, locate))
+    if graded_files:
+        graded = pd.DataFrame(read_graded(graded_files, locate))
         graded.to_csv(given.out / "graded.csv", index=False)
         lines += correlate(graded)
         without = pd.concat([without, graded[graded.problem != ""]])
@@ -157,9 +160,9 @@ def summarize(knees: pd.DataFrame) -> list[str]:
     return lines
 
 
-def read_graded(folder: Path, locate: Locate) -> Iterable[dict[str, Any]]:
+def read_graded(files: Sequence[Path], locate: Locate) -> Iterable[dict[str, Any]]:
     """Measure every crop of a folder of grades."""
-    for path in tqdm(sorted(folder.glob("[0-4]/*.png")), "graded crops", unit="knee"):
+    for path in tqdm(files, "graded crops", unit="knee"):
         knee, row = one_knee(path, locate)
         row["kl"] = int(path.parent.name)
         if knee is not None:
@@ -172,7 +175,7 @@ def read_graded(folder: Path, locate: Locate) -> Iterable[dict[str, Any]]:
 
 def correlate(graded: pd.DataFrame) -> list[str]:
     """Correlate the least joint space with the grade."""
-    if graded.empty or not (graded.knees > 0).any():
+    if not (graded.knees > 0).any():
         return [f"{len(graded)} graded crops: no knee found, nothing to correlate"]
     found = graded[graded.knees > 0]
     least = found[["medial", "lateral"]].min(axis=1)

@@ -41,6 +41,7 @@ from deepknee.predictions import (
 from deepknee.robustness import WORDS, robustness_table
 from deepknee.weights import WeightsError, find_graders
 from kneel.bootstrap import RESAMPLES
+from kneel.engine.atomic import DiskFull
 from kneel.engine.config import ConfigError
 from kneel.engine.folds import LeakageError
 from kneel.engine.snapshot import SnapshotError
@@ -60,12 +61,11 @@ USER_ERRORS = (
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Evaluate; 0 when done, 1 when it cannot be."""
+    """Evaluate; 0 when done, 2 when it cannot be, 1 when the disk is full."""
     parser = build_parser()
     given = parser.parse_args(words)
     _check(parser, given)
     try:
-        given.out.mkdir(parents=True, exist_ok=True)
         first, grader = _predictions(given)
         robust = None
         if grader is not None and given.robustness:
@@ -76,7 +76,7 @@ def main(words: Sequence[str] | None = None) -> int:
         write_report(given.out, evaluated, **how, robustness=robust, robustness_words=WORDS)
     except USER_ERRORS as error:
         print(f"evaluate_kl: {error}", file=sys.stderr)
-        return 1
+        return 1 if isinstance(error, DiskFull) else 2
     for one in evaluated:
         print(f"{one.predictions.model}: kappa {one.cell('quadratic kappa')}, accuracy {one.cell('accuracy')}")
         print(f"  {one.predictions.training}")
@@ -152,6 +152,7 @@ def _predictions(given: argparse.Namespace) -> tuple[GradePredictions, Grader | 
         raise FileNotFoundError(f"{given.data}: --robustness changes pictures of the folders 0 to 4; there are none")
     name, grader = _load(given.weights, given.device)
     made = _grade(given)(grader, given.data, model=given.name or name)
+    given.out.mkdir(parents=True, exist_ok=True)  # now that nothing was refused
     write_predictions(given.out / "predictions.csv", made)
     return made, grader
 

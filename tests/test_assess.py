@@ -264,10 +264,10 @@ def test_a_missing_picture_is_refused_in_one_line_before_there_is_a_report(tmp_p
     script = Path(__file__).resolve().parents[1] / "scripts" / "assess_test_results.py"
     command = [sys.executable, script, tmp_path / "oof.csv", "--out", tmp_path / "out", "--images", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "s0_0_L.png: missing" in done.stderr
-    assert not (tmp_path / "out/report.md").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_names_become_file_names():

@@ -417,5 +417,6 @@ def test_options_that_do_not_fit(words: list[str], message: str, capsys: pytest.
 
 
 def test_what_is_missing_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert script("evaluate_kl").main(["--predictions", str(tmp_path / "x.csv"), "--out", str(tmp_path / "out")]) == 1
+    assert script("evaluate_kl").main(["--predictions", str(tmp_path / "x.csv"), "--out", str(tmp_path / "out")]) == 2
     assert "x.csv" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -101,10 +101,11 @@ def test_training_knees_are_refused_and_named(
     weights = without_marks(root / "runs" / "whole", tmp_path / "old") if old else root / "runs" / "whole"
     before = [path.read_bytes() for path in sorted(weights.rglob("*.safetensors"))]
     words = ["--out", str(tmp_path / "out")] if command == "evaluate_kl" else []
-    assert run(command, root / "train", weights, *words) == 1
+    assert run(command, root / "train", weights, *words) == 2
     said = capsys.readouterr().err
     assert "1 of 1 networks" in said
     assert "trained on 12 of its 12 subjects: s00, s01, s02," in said
+    assert not (tmp_path / "out").exists()
     assert [path.read_bytes() for path in sorted(weights.rglob("*.safetensors"))] == before
 
 
@@ -113,7 +114,7 @@ def test_folds_of_one_training_are_refused_on_its_knees(
     old: bool, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = without_marks(root / "runs" / "folds", tmp_path / "old") if old else root / "runs" / "folds"
-    assert run("evaluate_kl", root / "train", weights, "--out", str(tmp_path / "out")) == 1
+    assert run("evaluate_kl", root / "train", weights, "--out", str(tmp_path / "out")) == 2
     said = capsys.readouterr().err
     assert "3 of 3 networks" in said
     assert "12 of its 12 subjects" in said
@@ -167,26 +168,27 @@ def test_out_of_fold_the_answers_told_apart_are_of_the_network_that_held_the_kne
 
 def test_out_of_fold_needs_one_network_a_knee(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--out_of_fold", "--out", str(tmp_path / "out")]
-    assert run("evaluate_kl", root / "test", root / "runs" / "folds", *words) == 1
+    assert run("evaluate_kl", root / "test", root / "runs" / "folds", *words) == 2
     assert "6 of its 6 subjects were held out by several of the 3 networks" in capsys.readouterr().err
-    assert run("evaluate_kl", root / "train", root / "runs" / "folds" / "fold_1", *words) == 1
+    assert run("evaluate_kl", root / "train", root / "runs" / "folds" / "fold_1", *words) == 2
     assert "8 of its 12 subjects were held out by none of the 1 networks" in capsys.readouterr().err
     old = without_marks(root / "runs" / "folds", tmp_path / "old")
-    assert run("evaluate_kl", root / "test", old, *words) == 1
+    assert run("evaluate_kl", root / "test", old, *words) == 2
     assert "does not note whom it was trained on" in capsys.readouterr().err
-    assert run("evaluate_kl", root / "test", root / "runs" / "whole", *words) == 1  # no fold of these knees
+    assert run("evaluate_kl", root / "test", root / "runs" / "whole", *words) == 2  # no fold of these knees
     said = capsys.readouterr().err
     assert "whole/fold_0/best.safetensors: was trained on none of the subjects of" in said
     both = [str(root / "runs" / name / "fold_0" / "best.safetensors") for name in ("whole", "folds")]
     words = ["--data", str(root / "train"), "--weights", *both, "--out", str(tmp_path / "out")]
-    assert script("evaluate_kl").main([*words, "--out_of_fold"]) == 1
+    assert script("evaluate_kl").main([*words, "--out_of_fold"]) == 2
     assert "held out by none of the 2 networks" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_some_training_subjects_among_others_are_named(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("evaluate_kl", root / "mixed", root / "runs" / "whole", "--out", str(tmp_path / "out")) == 1
+    assert run("evaluate_kl", root / "mixed", root / "runs" / "whole", "--out", str(tmp_path / "out")) == 2
     assert "2 of its 4 subjects: s10, s11;" in capsys.readouterr().err
 
 

@@ -125,6 +125,19 @@ def test_the_evaluation_of_crops_knows_sides_and_distances_and_lists_what_it_can
     assert knees.error_mm[2:].isna().all()
 
 
+def test_an_evaluation_of_crops_that_cannot_be_done_leaves_no_folder(tmp_path):
+    names = [f"{axis}{number}" for number in range(16) for axis in "xy"]
+    head = ["file", "subject_id", "side", "kl", "split", "mm_per_px", "inverted", *names]
+    row = ["1R.png", "1", "R", "0", "val", "0.2", "0", *["1"] * 32]
+    (tmp_path / "table.csv").write_text(f"{','.join(head)}\n{','.join(row)}\n")
+    command = [sys.executable, ROOT / "scripts/evaluate_crops.py", "--table", tmp_path / "table.csv"]
+    command += ["--images", tmp_path, "--weights", PRETRAINED, "--out", tmp_path / "out", "--graded", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == f"evaluate_crops: {tmp_path}: no PNG pictures in folders 0 to 4\n"
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.exists(), reason="the public crops are not here")
 def test_real_crops_of_the_validation_set(localizer):
