@@ -221,6 +221,8 @@ def _located(task: RoiTask, found: list[Joint]) -> tuple[dict[Side, Joint], list
 
 def _wrong_view(film: Radiograph) -> str:
     """Say why the header's view cannot be a PA film; the download's word is taken for AP against PA."""
+    if film.other_view is not None:
+        return f"view: the header says both {film.view!r} and {film.other_view!r}, must be PA"
     return "" if film.view is None or is_frontal(film.view) else f"view: the header says {film.view!r}, must be PA"
 
 

@@ -54,8 +54,9 @@ class KneeReading:
         Joint space, alignment, widths; lengths in `length_unit`.
     flags : tuple of str
         What to know before trusting the reading: those of `kneel.localize.LocatedKnee`, ``view_not_ap_pa`` when the
-        header names another view, ``roi_outside_film`` when more
-        than a tenth of the ROI has no picture, and ``dark_bone`` when the film was read inverted (`deepknee.polarity`).
+        header names another view, ``view_uncertain`` when one tag names such a view and another does not,
+        ``roi_outside_film`` when more than a tenth of the ROI has no picture, and ``dark_bone`` when the film was read
+        inverted (`deepknee.polarity`).
     grade_set : tuple of int
         Neighbouring grades, among them `kl`, one of which is the true grade with a probability of `coverage` (see
         `deepknee.conformal`); empty where the grader has no threshold.

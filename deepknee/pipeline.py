@@ -258,7 +258,9 @@ def _flags(radiograph: Radiograph, frame: RoiFrame) -> list[str]:
     last = np.array(radiograph.pixels.shape[::-1]) - 0.5
     inside = np.clip(np.minimum(high, last) - np.maximum(low, -0.5), 0, None)
     flags = ["roi_outside_film"] if 1 - inside.prod() / (high - low).prod() > _OUTSIDE_SHARE else []
-    return flags if radiograph.view is None or is_frontal(radiograph.view) else [*flags, "view_not_ap_pa"]
+    if radiograph.view is not None and not is_frontal(radiograph.view):
+        flags.append("view_not_ap_pa")
+    return flags if radiograph.other_view is None else [*flags, "view_uncertain"]
 
 
 def _display(film: NDArray[np.float32]) -> NDArray[np.uint8]:

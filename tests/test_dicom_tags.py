@@ -164,7 +164,23 @@ def test_laterality(tags, side):
     ],
 )
 def test_view(tags, view):
-    assert read(**tags).view == view
+    film = read(**tags)
+    assert (film.view, film.other_view) == (view, None)
+
+
+@pytest.mark.parametrize(
+    ("position", "code", "other"),
+    [
+        ("AP", coded("399067008", "SCT", "lateral"), "lateral"),
+        ("LATERAL", coded("R-10206", "SRT", "x"), "AP"),
+        ("AP", coded("272479007", "SCT"), None),  # AP or PA: both are frontal
+        ("LL", coded("399173006", "SCT", "left lateral"), None),
+        ("PA", coded("", "SCT", ""), None),
+    ],
+)
+def test_views_that_contradict_each_other(position, code, other):
+    film = read(ViewPosition=position, ViewCodeSequence=Sequence([code]))
+    assert (film.view, film.other_view) == (position, other)
 
 
 @pytest.mark.parametrize(

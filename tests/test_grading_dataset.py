@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 
 from deepknee.boxes import read_lists
 from deepknee.downloads import DownloadError, open_most, open_oai
@@ -281,6 +283,15 @@ def test_what_the_header_says_is_noted_or_refused(copy, tmp_path):
     assert notes[0] == "PatientID is 'M1'"
     assert notes[1].startswith("the box of knee L is 60 mm wide, not 120")
     assert notes[3].startswith("the header says that the view is AP")
+
+
+def test_views_that_contradict_each_other_are_refused(copy, tmp_path):
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "399067008", "SCT", "lateral"
+    copy.edit(0, lambda dataset: setattr(dataset, "ViewCodeSequence", Sequence([item])))
+    done = copy.prepare(tmp_path / "out")
+    assert reasons(done) == missing("M9000", "view")
+    assert done.missing[0].problem.startswith("view: the header says both 'PA' and 'lateral', must be PA")
 
 
 def test_views_are_known_by_their_letters_whatever_joins_them(copy, tmp_path):

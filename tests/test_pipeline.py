@@ -114,9 +114,18 @@ def test_roi_that_leaves_the_film_is_flagged(center, flags):
     assert knee.flags == flags
 
 
-@pytest.mark.parametrize(("view", "flags"), [("PA", ()), (None, ()), ("LATERAL", ("view_not_ap_pa",))])
-def test_another_view_than_frontal_is_flagged(view, flags):
-    (knee,) = read(RIGHT, view=view).knees
+@pytest.mark.parametrize(
+    ("view", "other", "flags"),
+    [
+        ("PA", None, ()),
+        (None, None, ()),
+        ("LATERAL", None, ("view_not_ap_pa",)),
+        ("AP", "lateral", ("view_uncertain",)),
+        ("LATERAL", "AP", ("view_not_ap_pa", "view_uncertain")),
+    ],
+)
+def test_another_view_than_frontal_is_flagged(view, other, flags):
+    (knee,) = read(RIGHT, view=view, other_view=other).knees
     assert knee.flags == flags
 
 

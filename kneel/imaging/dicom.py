@@ -177,12 +177,14 @@ def _from_dicom(
     grey, padding = grey_levels(stored, header, little_endian=pixels.syntax.is_little_endian)
     _check_contrast(grey, padding)
     spacing, spacing_kind = read_spacing(header)
+    view, other_view = read_view(header)
     return Radiograph(
         pixels=_freeze(grey),
         spacing_mm=given or spacing,
         spacing_kind="given" if given else spacing_kind,
         laterality=read_laterality(header),
-        view=read_view(header),
+        view=view,
+        other_view=other_view,
         modality=header.text("Modality"),
         sop_class_uid=header.text("SOPClassUID"),
         sop_instance_uid=header.text("SOPInstanceUID"),

@@ -59,6 +59,8 @@ class Radiograph:
         Whether `laterality` is the last letter of a file name like ``9001695L.png``.
     view : str or None
         ``AP``, ``PA`` or another view as its tags say.
+    other_view : str or None
+        What another tag says where it contradicts `view`: one of both is AP or PA, and the other is neither.
     modality, sop_class_uid, sop_instance_uid, study_instance_uid, series_instance_uid, patient_id : str or None
         As in the header; None when absent or empty.
     columns_reversed : bool
@@ -75,6 +77,7 @@ class Radiograph:
     spacing_kind: SpacingKind = "none"
     laterality: Laterality | None = None
     view: str | None = None
+    other_view: str | None = None
     modality: str | None = None
     sop_class_uid: str | None = None
     sop_instance_uid: str | None = None

@@ -110,14 +110,22 @@ def read_laterality(header: Header) -> Laterality | None:
     return found.pop() if len(found) == 1 else None
 
 
-def read_view(header: Header) -> str | None:
-    """Find the view: View Position, else View Code Sequence: AP, PA, or the meaning written with another code."""
-    position = header.text("ViewPosition")
-    if position is not None:
-        return position.upper()
-    for item in _items(header, "ViewCodeSequence"):
-        return _VIEWS.get(_code(item)) or item.text("CodeMeaning")
-    return None
+def read_view(header: Header) -> tuple[str | None, str | None]:
+    """Find the view: View Position, else View Code Sequence: AP, PA, or the meaning written with another code.
+
+    Returns
+    -------
+    view : str or None
+    other_view : str or None
+        View Code Sequence where it contradicts View Position: one of them is frontal, the other is not.
+    """
+    position = (header.text("ViewPosition") or "").upper() or None
+    coded = None
+    for item in _items(header, "ViewCodeSequence")[:1]:
+        coded = _VIEWS.get(_code(item)) or item.text("CodeMeaning")
+    if position is None or coded is None:
+        return position or coded, None
+    return position, coded if is_frontal(position) != is_frontal(coded) else None
 
 
 def is_frontal(view: str) -> bool:
