@@ -20,6 +20,7 @@ from kneel.augment import validation_transform
 from kneel.dataset import LandmarkDataset, LandmarkSample
 from kneel.engine.folds import LeakageError, check_leakage
 from kneel.engine.snapshot import load_snapshot
+from kneel.engine.transfer import finished_best
 from kneel.experiment import LandmarkExperiment
 from kneel.network import LandmarkNet, build_network, network_weights
 from kneel.predictions import PredictionError, Predictions, doubled
@@ -32,7 +33,7 @@ _BATCH = 8
 
 
 def fold_snapshots(experiment: LandmarkExperiment, workdir: Path, name: str) -> list[Path]:
-    """Find the best snapshot of every fold.
+    """Find the best snapshot of every fold, once all are trained to their end.
 
     Parameters
     ----------
@@ -52,13 +53,15 @@ def fold_snapshots(experiment: LandmarkExperiment, workdir: Path, name: str) -> 
     ------
     FileNotFoundError
         Folds are missing; names them.
+    RunUnfinished, SnapshotError
+        A fold has epochs left to train, or its last snapshots are damaged.
     """
     folds = 1 if experiment.data.val is not None else experiment.folds
-    paths = [workdir / name / f"fold_{fold}" / "best.safetensors" for fold in range(folds)]
-    missing = [str(fold) for fold, path in enumerate(paths) if not path.is_file()]
+    runs = [workdir / name / f"fold_{fold}" for fold in range(folds)]
+    missing = [str(fold) for fold, run in enumerate(runs) if not (run / "best.safetensors").is_file()]
     if missing:
         raise FileNotFoundError(f"{workdir / name}: no best.safetensors of fold {', '.join(missing)} of {folds}")
-    return paths
+    return [finished_best(run) for run in runs]
 
 
 def out_of_fold(
@@ -86,6 +89,8 @@ def out_of_fold(
     ------
     FileNotFoundError
         A fold or data are missing.
+    RunUnfinished
+        A fold has epochs left to train.
     LeakageError
         A snapshot was trained on another split, or does not say on which.
     PredictionError
@@ -129,7 +134,7 @@ def on_test_set(
 
     Raises
     ------
-    FileNotFoundError, LeakageError, PredictionError
+    FileNotFoundError, RunUnfinished, LeakageError, PredictionError
         As in `out_of_fold`; a subject of the test set in the experiment's data is a leak.
     """
     roi = experiment.roi

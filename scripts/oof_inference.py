@@ -2,9 +2,10 @@
 """Predict the landmarks of every knee with the network that was not trained on its subject (out of fold).
 
 Takes the best snapshot of every fold from WORKDIR/NAME/fold_K; NAME is that of the experiment file without .yaml. A
-snapshot that was trained on another split of the subjects is refused. An experiment with a validation set of its own is
-predicted on that. With --test_annotations and --test_images, a separate test set in KNEEL's format is predicted
-instead, by the mean of all folds; subjects that the experiment's data hold are refused.
+snapshot that was trained on another split of the subjects is refused, and so is a training with epochs to go. An
+experiment with a validation set of its own is predicted on that. With --test_annotations and --test_images, a separate
+test set in KNEEL's format is predicted instead, by the mean of all folds; subjects that the experiment's data hold are
+refused.
 
 Writes a table (layout: kneel/predictions.py) for assess_test_results.py. Research use only. Not a medical device.
 """
@@ -20,6 +21,7 @@ from kneel.authors import is_authors_file, load_landmark_experiment
 from kneel.engine.config import ConfigError, load_config
 from kneel.engine.folds import LeakageError
 from kneel.engine.snapshot import SnapshotError
+from kneel.engine.transfer import RunUnfinished
 from kneel.experiment import LandmarkExperiment
 from kneel.imaging.radiograph import RadiographError
 from kneel.imaging.schema import AnnotationError
@@ -27,7 +29,10 @@ from kneel.oof import on_test_set, out_of_fold
 from kneel.predictions import PredictionError, Predictions, write_predictions
 from kneel.sources import KneelSource
 
-USER_ERRORS = (ConfigError, AnnotationError, RadiographError, LeakageError, SnapshotError, PredictionError, OSError)
+USER_ERRORS = (
+    *(ConfigError, AnnotationError, RadiographError, LeakageError, SnapshotError, PredictionError),
+    *(RunUnfinished, OSError),
+)
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from torch import nn
 from kneel.assess_knees import read_roi
 from kneel.dataset import LandmarkSample
 from kneel.engine.folds import LeakageError
-from kneel.engine.snapshot import load_snapshot, save_snapshot
+from kneel.engine.snapshot import load_snapshot, save_snapshot, update_snapshot
 from kneel.experiment import LandmarkExperiment
 from kneel.imaging.schema import read_annotations, write_annotations
 from kneel.network import Located
@@ -25,6 +25,7 @@ from kneel.predictions import PredictionError, read_predictions
 from kneel.sources import KneelSource
 from kneel.train import train_landmarks
 
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "oof_inference.py"
 FOLDS = 2
 SETTINGS = {
     "task": "hc",
@@ -132,6 +133,20 @@ def test_a_network_that_may_know_the_knees_is_refused(runs, tmp_path):
         out_of_fold(experiment(training=other_seed), root, root / "w", name="hc")
 
 
+def test_a_fold_with_epochs_to_go_is_refused_by_the_command(runs, tmp_path):
+    root, _ = runs
+    workdir, path = copied(runs, tmp_path)
+    last = path.with_name("last.safetensors")
+    update_snapshot(last, {"training": load_snapshot(last)[1]["training"] | {"epochs": 5}})
+    file = tmp_path / "hc.yaml"
+    file.write_text(json.dumps(SETTINGS))
+    words = ["--experiment", file, "--data_root", root, "--workdir", workdir]
+    done = subprocess.run([sys.executable, SCRIPT, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "fold_1 is at epoch 1 of 5: finish it first" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_another_roi_is_refused(runs):
     root, _ = runs
     with pytest.raises(PredictionError, match=r"the experiment says hc with roi .*5\.0"):
@@ -144,13 +159,12 @@ def test_missing_folds_are_named_by_the_command(runs, tmp_path):
     path.unlink()
     file = tmp_path / "hc.yaml"
     file.write_text(json.dumps(SETTINGS))
-    script = Path(__file__).resolve().parents[1] / "scripts" / "oof_inference.py"
     words = ["--experiment", file, "--data_root", root, "--workdir"]
-    missing = subprocess.run([sys.executable, script, *words, workdir], capture_output=True, text=True, check=False)
+    missing = subprocess.run([sys.executable, SCRIPT, *words, workdir], capture_output=True, text=True, check=False)
     assert missing.returncode == 1
     assert missing.stderr.count("\n") == 1
     assert "no best.safetensors of fold 1 of 2" in missing.stderr
-    done = subprocess.run([sys.executable, script, *words, root / "w"], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, SCRIPT, *words, root / "w"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert read_predictions(root / "w/hc/oof.csv").points.shape[1:] == (16, 2)
 
