@@ -244,10 +244,11 @@ def read_readings(
 
 def _one(several: list[tuple[str, Grade]]) -> Grade:
     """Take one of several readings of a knee."""
-    grades = {grade.code: grade for _, grade in several}
+    # not by what stands there: text tables write 3 as "3: 3"
+    grades = {(grade.kl, grade.reason): grade for _, grade in several}
     if len(grades) == 1:
         return several[0][1]
-    own = {grade.code: grade for project, grade in several if project == _FIRST_PROJECT}
+    own = {(grade.kl, grade.reason): grade for project, grade in several if project == _FIRST_PROJECT}
     told = ", ".join(
         f"{grade.code or 'nothing'}{f' (project {project})' if project else ''}" for project, grade in several
     )

@@ -133,6 +133,15 @@ def test_a_sas_table_goes_through_pandas(tmp_path, monkeypatch):
     assert asked == [(path, "latin-1")]
 
 
+def test_a_grade_in_two_writings_is_one_grade(tmp_path, monkeypatch):
+    text = write(tmp_path / "t.txt", "ID|SIDE|READPRJ|V00XRKL\n1|1|15|3: 3\n2|1|37|3: 3\n3|1|15|2: 2\n")
+    sas = pd.DataFrame({"ID": ["1", "2", "3"], "SIDE": 1.0, "READPRJ": [15.0, 42.0, 15.0], "V00XRKL": 3.0})
+    monkeypatch.setattr(pd, "read_sas", lambda path, encoding: sas)
+    first, second, third = read_readings([text, tmp_path / "t.sas7bdat"], OAI).grades.values()
+    assert [(grade.kl, grade.reason, grade.remark) for grade in (first, second)] == [(3, "", "")] * 2
+    assert third.reason == "no grade: several readings that differ, 2: 2 (project 15), 3 (project 15)"
+
+
 def xport(columns, rows):
     """A SAS transport file (TS-140), by hand: 80 byte cards, character and IBM float cells of 8 bytes."""
 
