@@ -18,15 +18,17 @@ def main(monkeypatch):
     return summarize_experiments.main
 
 
-def write_run(workdir, name, fold, error, *, seed=1, epoch=2, at=3, lr=0.1, task="hc", sdr=None):
+def write_run(workdir, name, fold, error, *, seed=1, epoch=2, at=3, lr=0.1, task="hc", sdr=None, epochs=3, begun=3):
+    """A run of `epochs`, which was asked for `begun` of them when its best epoch was written."""
     folder = workdir / name / f"fold_{fold}"
     folder.mkdir(parents=True)
-    training = {"epochs": 3, "seed": seed, "monitor": "error_mm", "mode": "min", "learning_rate": lr}
+    training = {"epochs": begun, "seed": seed, "monitor": "error_mm", "mode": "min", "learning_rate": lr}
     metrics = {"learning_rate": lr, "train_loss": 0.5, "error_mm": error, "sdr_1mm": sdr}
     metrics |= {"error_mm_low": error - 1, "error_mm_high": error + 1}
     best = {"task": task, "name": name, "fold": fold, "experiment": {"loss": "wing", "transfer": None}}
     (folder / "best.json").write_text(json.dumps({**best, "training": training, "epoch": epoch, "metrics": metrics}))
-    (folder / "last.json").write_text(json.dumps({"epoch": at}))
+    last = {"training": training | {"epochs": epochs}, "epoch": at}
+    (folder / "last.json").write_text(json.dumps(last))
 
 
 def test_mean_and_spread_over_folds_and_seeds(tmp_path, main, capsys):
@@ -67,6 +69,23 @@ def test_runs_that_differ_in_more_than_the_seed_are_kept_apart(tmp_path, main):
     write_run(tmp_path, "a_seed_2", 0, 2.0, seed=2, lr=0.5)
     assert main([str(tmp_path), "--out", str(tmp_path / "out")]) == 0
     assert set(pd.read_csv(tmp_path / "out" / "summary.csv").experiment) == {"a_seed_1", "a_seed_2"}
+
+
+def test_a_run_that_was_given_more_epochs_is_complete_when_these_are_over(tmp_path, main):
+    """Both have the best epoch of when three were asked for; one has its ten, the other stopped again."""
+    write_run(tmp_path, "a", 0, 1.0, at=10, epochs=10)
+    write_run(tmp_path, "a", 1, 2.0, at=4, epochs=10)
+    assert main([str(tmp_path)]) == 0
+    assert pd.read_csv(tmp_path / "summary" / "runs.csv").fold.tolist() == [0]
+    assert "- a/fold_1: at epoch 4 of 10" in (tmp_path / "summary" / "summary.md").read_text()
+
+
+def test_seeds_are_of_one_experiment_whenever_their_best_epochs_were_written(tmp_path, main):
+    """The first was given more epochs and its best one is older; the second was asked for all of them at once."""
+    write_run(tmp_path, "a_seed_1", 0, 1.0, seed=1, at=10, epochs=10)
+    write_run(tmp_path, "a_seed_2", 0, 2.0, seed=2, at=10, epochs=10, begun=10)
+    assert main([str(tmp_path)]) == 0
+    assert set(pd.read_csv(tmp_path / "summary" / "summary.csv").experiment) == {"a"}
 
 
 def test_a_metric_that_some_runs_lack_is_summed_up_over_the_others(tmp_path, main):

@@ -74,7 +74,7 @@ def read_runs(workdir: Path) -> tuple[list[Run], dict[Path, str]]:
 
 def _read_run(folder: Path) -> Run:
     best, last = (_read(folder / name) for name in ("best.json", "last.json"))
-    training = best["training"]
+    training = last["training"]  # as asked for last: the best epoch may be older than epochs that were added later
     if last["epoch"] < training["epochs"]:
         raise ValueError(f"at epoch {last['epoch']} of {training['epochs']}")
     name, seed = folder.parent.name, training["seed"]
