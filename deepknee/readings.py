@@ -84,12 +84,15 @@ class Columns:
         both knees.
     side, project : str or None
         Side where a row is one knee, and reading project; None when there is no such column.
+    needs_project : bool
+        Whether a table without the column of projects is refused; otherwise its readings are of none.
     """
 
     subject: str
     grade: str
     side: str | None = None
     project: str | None = None
+    needs_project: bool = False
 
     @property
     def pattern(self) -> re.Pattern[str]:
@@ -224,6 +227,8 @@ def read_readings(
         cells = [(match, names[name]) for name in names if (match := columns.pattern.fullmatch(name))]
         if not cells:
             raise ReadingsError(f"{path}: no column {columns.grade} with digits for {{visit}}; has {_some(names)}")
+        if columns.project and (columns.needs_project or project is not None):
+            _column(names, columns.project, path)
         told = names.get((columns.project or "").casefold())
         for number, row in enumerate(table.to_dict("records"), 1):
             who = _text(row[subject])

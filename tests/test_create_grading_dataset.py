@@ -49,3 +49,12 @@ def test_a_change_of_the_code_is_another_finder(door, monkeypatch, tmp_path):
         code.write_text(text)
         identities.append(door.Networks(None, "cpu").id)
     assert identities[0] == identities[2] != identities[1]
+
+
+def test_a_mistyped_column_of_projects_is_refused(door, monkeypatch, tmp_path, capsys):
+    table = tmp_path / "t.csv"
+    table.write_text("ID,SIDE,READPRJ,V00XRKL\n1,1,15,2\n1,1,37,3\n")
+    flags = ["--cohort", "oai", "--download", str(tmp_path), "--readings", str(table), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", ["create_grading_dataset", *flags, "--project_column", "READPROJ", "--split", "x"])
+    assert door.main() == 2
+    assert f"{table}: no column READPROJ; has ID, SIDE, READPRJ, V00XRKL" in capsys.readouterr().err

@@ -117,6 +117,16 @@ def test_readers_that_differ(tmp_path):
         read_readings([table], OAI, project="7")
 
 
+def test_a_project_that_was_asked_for_needs_its_column(tmp_path):
+    table = write(tmp_path / "t.csv", "ID,SIDE,READPRJ,V00XRKL\n1,1,15,2\n1,1,37,3\n")
+    bare = write(tmp_path / "bare.csv", "ID,SIDE,V00XRKL\n1,1,2\n")
+    assert grades(read_readings([bare], OAI)) == {("1", "00", "R"): 2}
+    with pytest.raises(ReadingsError, match=r"bare\.csv: no column READPRJ; has ID, SIDE, V00XRKL"):
+        read_readings([bare], OAI, project="15")
+    with pytest.raises(ReadingsError, match=r"t\.csv: no column READPROJ"):
+        read_readings([table], Columns("ID", "V{visit}XRKL", "SIDE", "READPROJ", needs_project=True))
+
+
 def test_a_sas_table_goes_through_pandas(tmp_path, monkeypatch):
     """pandas cannot write sas7bdat, so its reader stands in here: what it returns is as pandas documents it."""
     asked = []

@@ -117,6 +117,7 @@ def plan(given: argparse.Namespace) -> Plan:
         given.grade_column or known.grade,
         given.side_column or known.side,
         given.project_column or known.project,
+        needs_project=given.project_column is not None,
     )
     readings = read_readings(given.readings, columns, project=given.project, taken=dict(given.take))
     listed = read_lists(given.split, given.poor) if given.split else None
