@@ -206,6 +206,41 @@ def test_a_later_visit_never_stands_in_for_a_missing_baseline(copy):
     assert "missing" in choice.remark
 
 
+def test_without_a_film_of_the_baseline_the_subject_is_missing(copy, download, tmp_path):
+    """At the baseline one subject was filmed a knee at a time, another not at all; the third has both visits."""
+    root, subjects, folders = copy
+    name, later = "Bilateral PA Fixed Flexion Knee", [f"1.C.2/{subject}/20050101/7" for subject in subjects]
+    for old, folder in zip(folders, later, strict=True):
+        shutil.copytree(root / old, root / folder)
+    rows = [(folder, subject, "20050101", "1", "x", name) for folder, subject in zip(later, subjects, strict=True)]
+    rows.append((f"0.C.2/{subjects[0]}/20040101/8", subjects[0], "20040101", "1", "x", "PA Fixed Flexion Right Knee"))
+    rows.append((folders[2], subjects[2], "20040101", "1", "x", name))
+    write_contents(root, rows)
+    result = door(root, download.annotations, tmp_path / "out")
+    assert result.returncode == 1
+    first, second = problems_in(tmp_path / "out")  # nothing about the third: its later film is none to choose from
+    assert [(first.subject_id, first.kind), (second.subject_id, second.kind)] == [(s, "missing") for s in subjects[:2]]
+    assert first.problem.endswith("only 'PA Fixed Flexion Right Knee'")
+    assert "no row of the baseline" in second.problem
+    assert "only of 1.C.2" in second.problem
+    knees = (tmp_path / "out" / "knees.csv").read_text()
+    assert folders[2] in knees
+    assert "1.C.2" not in knees
+
+
+def test_dates_are_compared_as_dates(copy):
+    """As text, 2004-02-01 would come before 20040101."""
+    root, subjects, folders = copy
+    name, later = "Bilateral PA Fixed Flexion Knee", f"0.C.2/{subjects[0]}/20040201/1"
+    shutil.copytree(root / folders[0], root / later)
+    for day, words in (("2004-02-01", f"took {folders[0]}"), ("2/1/2004", "must be a date such as 20050512")):
+        rows = [(later, subjects[0], day, "1", "x", name), (folders[0], subjects[0], "20040101", "1", "x", name)]
+        write_contents(root, rows)
+        assert words in choose_film(read_contents(root)).remark
+    write_contents(root, rows[:1])
+    assert choose_film(read_contents(root)).film is not None  # one film needs no date
+
+
 def test_tables_of_an_earlier_run_do_not_outlive_its_pictures(copy, download, tmp_path, monkeypatch):
     """Other points, and the run is broken off: no table may vouch for pictures of either."""
     root, _, _ = copy

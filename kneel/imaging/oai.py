@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path, PurePosixPath
 
 import pydicom
@@ -58,6 +59,19 @@ class OaiFilm:
     def path(self) -> Path:
         """Where the DICOM file lies."""
         return self.root / self.folder / FILM
+
+    @property
+    def baseline(self) -> bool:
+        """Whether it is of the first visit: Folder begins with ``0.``, as in ``0.C.2``."""
+        return self.folder.startswith("0.")
+
+    @property
+    def day(self) -> date | None:
+        """StudyDate as a date, from 20050512 or 2005-05-12; None where it is neither."""
+        try:
+            return date.fromisoformat(self.study_date)
+        except ValueError:
+            return None
 
     @property
     def bilateral(self) -> bool:
@@ -126,17 +140,36 @@ class Choice:
     remark: str = ""
 
 
-def choose_film(films: Sequence[OaiFilm]) -> Choice:
-    """Take one subject's bilateral PA fixed flexion film.
-
-    Of several the earliest is taken (StudyDate, then Folder): the annotations are of the baseline visit. Where its file
-    is not there, another of the same date may stand in, a later visit never. One Folder listed by
-    several releases is one film.
+def choose_baseline_film(films: Sequence[OaiFilm]) -> Choice:
+    """Take the film that KNEEL's annotations of one subject are of: they are all of the baseline visit.
 
     Parameters
     ----------
     films : sequence of OaiFilm
-        Every row about one subject, of all releases.
+        Every row about one subject, of all releases and visits.
+
+    Returns
+    -------
+    Choice
+        As from `choose_film`, of the rows of the baseline alone.
+    """
+    baseline = [film for film in films if film.baseline]
+    if films and not baseline:
+        others = ", ".join(sorted({film.folder.split("/")[0] for film in films}))
+        return Choice(None, f"no row of the baseline, whose Folder begins with 0., in {CONTENTS}; only of {others}")
+    return choose_film(baseline)
+
+
+def choose_film(films: Sequence[OaiFilm]) -> Choice:
+    """Take one subject's bilateral PA fixed flexion film of one visit.
+
+    Of several the earliest is taken (StudyDate, then Folder). Where its file is not there, another of the same date may
+    stand in, a later one never. One Folder listed by several releases is one film.
+
+    Parameters
+    ----------
+    films : sequence of OaiFilm
+        Every row about one subject and visit, of all releases.
 
     Returns
     -------
@@ -149,8 +182,12 @@ def choose_film(films: Sequence[OaiFilm]) -> Choice:
     if not bilateral:
         others = ", ".join(sorted({repr(film.description) for film in films}))
         return Choice(None, f"no film with SeriesDescription {BILATERAL!r}, only {others}")
-    ordered = sorted(bilateral, key=lambda film: (film.study_date, film.folder))
-    first = [film for film in ordered if film.study_date == ordered[0].study_date]
+    undated = next((film for film in bilateral if film.day is None), None)
+    if undated is not None and len({film.folder for film in bilateral}) > 1:
+        text = f"StudyDate of {undated.folder} is {undated.study_date!r}, must be a date such as 20050512"
+        return Choice(None, f"several bilateral films, and no telling which was the first: {text}")
+    ordered = sorted(bilateral, key=lambda film: (film.day or date.min, film.folder))
+    first = [film for film in ordered if film.day == ordered[0].day]
     taken = next((film for film in first if film.path.is_file()), None)
     if taken is None:
         return Choice(None, f"{first[0].path}: missing{missing_hint(first[0].path)}")

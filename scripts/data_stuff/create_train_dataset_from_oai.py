@@ -1,8 +1,9 @@
 """Cut KNEEL's training pictures from the OAI download: 140 mm ROIs at 0.3 mm and whole films at 1 mm.
 
-Of contents.csv those rows are taken whose ParticipantID is in the annotation table and whose SeriesDescription is
-"Bilateral PA Fixed Flexion Knee" (in whatever case); of several such films of a subject one of the earliest
-date that is there, of a later visit never.
+Of contents.csv those rows are taken whose ParticipantID is in the annotation table, whose Folder begins with 0. (the
+baseline visit, which the annotations are of) and whose SeriesDescription is "Bilateral PA Fixed Flexion Knee" (in
+whatever case); of several such films of a subject one of the earliest date that is there. A film of a later visit never
+stands in.
 The film is FOLDER/001. Millimetres are the detector's (ImagerPixelSpacing, else PixelSpacing), as in KNEEL's table.
 
 Writes to --out, which then is the DATA_ROOT of lc_experiments/ and hc_experiments/:
@@ -24,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kneel.film_task import FilmTask, Problem
-from kneel.imaging.oai import ContentsError, OaiFilm, choose_film, read_contents
+from kneel.imaging.oai import ContentsError, OaiFilm, choose_baseline_film, read_contents
 from kneel.imaging.schema import AnnotationError, KneeAnnotation, read_annotations
 from kneel.prepare_cli import add_output_arguments, run
 
@@ -80,7 +81,7 @@ def plan(roots: Sequence[Path], table: Path) -> tuple[list[FilmTask], list[Probl
         films[film.subject_id].append(film)
     tasks, problems = [], []
     for subject, knees in subjects.items():
-        choice = choose_film(films[subject])
+        choice = choose_baseline_film(films[subject])
         if choice.film is not None:
             tasks.append(FilmTask(subject, choice.film.path, tuple(knees), spacing="detector"))
         if choice.remark:
