@@ -144,19 +144,19 @@ def open_most(roots: Sequence[Path]) -> Download:
     Returns
     -------
     Download
-        Of several PA films of a visit one at 10 degrees is chosen, else at 5, else at 15.
+        Of several PA films of a visit one at 10 degrees is chosen, else at 5, else at 15; one whose file is not there
+        only where there is no other.
 
     Raises
     ------
     DownloadError
         No film lies where one should.
     """
+    paths = [(root, path) for root in roots for path in sorted(root.glob("*/V[0-9]*/*/*/*"))]
+    found = [film for root, path in paths if (film := _from_most(root, path)) is not None]
     films: dict[str, DownloadedFilm] = {}
-    for root in roots:
-        for path in sorted(root.glob("*/V[0-9]*/*/*/*")):
-            film = _from_most(root, path)
-            if film is not None:
-                films.setdefault(film.name, film)
+    for film in sorted(found, key=_has_fault):  # one film in two folders: the one that has the file
+        films.setdefault(film.name, film)
     if not films:
         raise DownloadError(f"{', '.join(map(str, roots))}: no film at {_MOST_LEVELS} in it")
     visits: dict[tuple[str, str], list[DownloadedFilm]] = defaultdict(list)
@@ -181,12 +181,18 @@ def _from_most(root: Path, path: Path) -> DownloadedFilm | None:
 
 def _choose(subject: str, visit: str, several: Iterable[DownloadedFilm]) -> Choice:
     films = list(several)
-    ordered = sorted((film for film in films if film.pa), key=lambda film: (_rank(film.view), film.name))
+    ordered = sorted(
+        (film for film in films if film.pa), key=lambda film: (_has_fault(film), _rank(film.view), film.name)
+    )
     if not ordered:
         others = ", ".join(sorted({film.view for film in films}))
         return Choice(subject, visit, None, f"view: no PA film, only {others}")
     left = ", ".join(film.name for film in ordered[1:])
     return Choice(subject, visit, ordered[0], f"several PA films: took {ordered[0].name}, left {left}" if left else "")
+
+
+def _has_fault(film: DownloadedFilm) -> bool:
+    return bool(film.fault)
 
 
 def _rank(view: str) -> int:

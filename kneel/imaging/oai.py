@@ -111,7 +111,7 @@ def read_contents(root: str | os.PathLike[str]) -> list[OaiFilm]:
                 _film(Path(root), table, line, [row[key] or "" for key in keys]) for line, row in enumerate(rows, 2)
             ]
     except FileNotFoundError as error:
-        raise ContentsError(f"{table}: missing; --oai is the folder of a release that holds {CONTENTS}") from error
+        raise ContentsError(f"{table}: missing; needed is the folder of a release, which holds {CONTENTS}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise ContentsError(f"{table}: not a CSV table ({error})") from error
 
