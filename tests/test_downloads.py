@@ -1,8 +1,11 @@
-"""Which film of a MOST download is taken where files are missing."""
+"""Which film of a MOST download is taken where files are missing; folders that are no download."""
 
 from pathlib import Path
 
-from deepknee.downloads import open_most
+import pytest
+
+from deepknee.downloads import open_most, open_oai
+from kneel.imaging.oai import ContentsError
 
 
 def film(root: Path, name: str) -> Path:
@@ -32,3 +35,11 @@ def test_a_film_that_is_there_goes_before_the_better_angle(tmp_path: Path) -> No
     assert "took M1_AB/V0/14608/PA05/1462, left M1_AB/V0/14608/PA10/1461" in first.remark
     assert second.film is not None
     assert "a folder of 0 files" in second.film.fault  # which preparing lists: no other is there
+
+
+def test_a_folder_that_is_no_release_says_what_would_be_one(tmp_path: Path) -> None:
+    """Two commands ask for one, each by a flag of its own: the words name neither."""
+    with pytest.raises(ContentsError) as raised:
+        open_oai([tmp_path])
+    said = str(raised.value)
+    assert said == f"{tmp_path / 'contents.csv'}: missing; needed is the folder of a release, which holds contents.csv"
