@@ -54,6 +54,7 @@ examples
   evaluate_kl.py --data DATA/chen2018/test --weights workdir/mine --against workdir/resnet --out both
   evaluate_kl.py --data DATA/most --weights workdir/five_folds --out_of_fold --out folds
   evaluate_kl.py --predictions a/predictions.csv --against b/predictions.csv --out both"""
+PREDICTIONS = "predictions.csv"
 USER_ERRORS = (
     *(PredictionTableError, WeightsError, SnapshotError, LeakageError, DeviceError, ConfigError, RadiographError),
     *(AnnotationError, OSError),
@@ -66,11 +67,16 @@ def main(words: Sequence[str] | None = None) -> int:
     given = parser.parse_args(words)
     _check(parser, given)
     try:
+        table = _table_against(given)
         first, grader = _predictions(given)
+        models = [first] if table is None else [first, _beside(first, table)]
+        if grader is not None:
+            _keep(given.out / PREDICTIONS, first)
         robust = None
         if grader is not None and given.robustness:
             robust = robustness_table(grader, given.data, first, resamples=given.resamples)
-        models = [first, *([] if given.against is None else [_second(given, first)])]
+        if given.against is not None and table is None:
+            models.append(_beside(first, _graded_against(given)))
         how = {"resamples": given.resamples, "coverage": given.coverage, "largest": given.largest}
         evaluated = [evaluate(one, **how) for one in models]
         write_report(given.out, evaluated, **how, robustness=robust, robustness_words=WORDS)
@@ -143,31 +149,46 @@ def _is_table(places: Sequence[Path]) -> bool:
     return len(places) == 1 and places[0].suffix == ".csv"
 
 
+def _table_against(given: argparse.Namespace) -> GradePredictions | None:
+    """Read the second model's table, before hours of grading; refuse one that the new predictions would replace."""
+    if given.against is None or not _is_table(given.against):
+        return None
+    path, ours = given.against[0], given.out / PREDICTIONS
+    table = read_predictions(path)
+    if given.data is not None and ours.exists() and ours.samefile(path):
+        raise PredictionTableError(f"--against {path}: the new predictions would replace it; give another --out")
+    return table
+
+
 def _predictions(given: argparse.Namespace) -> tuple[GradePredictions, Grader | None]:
-    """Read or make the predictions of the first model, and keep those that were made."""
+    """Read or make the predictions of the first model; with the grader that made them."""
     if given.predictions is not None:
         read = read_predictions(given.predictions)
         return (replace(read, model=given.name) if given.name else read), None
     if given.robustness and source_of(given.data).source != "graded_folder":
         raise FileNotFoundError(f"{given.data}: --robustness changes pictures of the folders 0 to 4; there are none")
     name, grader = _load(given.weights, given.device)
-    made = _grade(given)(grader, given.data, model=given.name or name)
-    given.out.mkdir(parents=True, exist_ok=True)  # now that nothing was refused
-    write_predictions(given.out / "predictions.csv", made)
-    return made, grader
+    return _grade(given)(grader, given.data, model=given.name or name), grader
 
 
 def _grade(given: argparse.Namespace) -> Callable[..., GradePredictions]:
     return grade_out_of_fold if given.out_of_fold else grade_folder
 
 
-def _second(given: argparse.Namespace, first: GradePredictions) -> GradePredictions:
-    if _is_table(given.against):
-        second = read_predictions(given.against[0])
-    else:
-        name, grader = _load(given.against, given.device)
-        second = _grade(given)(grader, given.data, model=name)
-        write_predictions(given.out / "predictions_against.csv", second)
+def _graded_against(given: argparse.Namespace) -> GradePredictions:
+    name, grader = _load(given.against, given.device)
+    second = _grade(given)(grader, given.data, model=name)
+    _keep(given.out / "predictions_against.csv", second)
+    return second
+
+
+def _keep(path: Path, made: GradePredictions) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)  # now that nothing was refused
+    write_predictions(path, made)
+
+
+def _beside(first: GradePredictions, second: GradePredictions) -> GradePredictions:
+    """Put the second model into the order of the first, under a name of its own."""
     if second.model == first.model:
         second = replace(second, model=f"{second.model} (against)")
     return same_knees(first, second)

@@ -402,6 +402,28 @@ def test_the_whole_evaluation(data: Path, weights: Path, tmp_path: Path, capsys:
     pd.testing.assert_frame_equal(first, second, atol=1e-4)
 
 
+def test_predictions_to_compare_with_are_never_replaced(
+    data: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The folder holds the predictions of another model; those of other knees are refused before any are written."""
+    main, out = script("evaluate_kl").main, tmp_path / "out"
+    one, more = str(weights / "fold_0" / "best.safetensors"), ["--out", str(out), "--resamples", "20"]
+    assert main(["--data", str(data), "--weights", one, *more]) == 0
+    stored = (out / "predictions.csv").read_bytes()
+    words = ["--data", str(data), "--weights", str(weights), "--against"]
+    assert main([*words, str(out / "predictions.csv"), *more]) == 2
+    assert "predictions.csv: the new predictions would replace it; give another --out" in capsys.readouterr().err
+    strangers = tmp_path / "strangers.csv"
+    write_predictions(strangers, made_up())
+    assert main([*words, str(strangers), *more]) == 2
+    assert "graded different knees" in capsys.readouterr().err
+    assert (out / "predictions.csv").read_bytes() == stored
+    assert not (out / "comparison.csv").exists()
+    assert main([*words, str(out / "predictions.csv"), "--out", str(tmp_path / "both"), "--resamples", "20"]) == 0
+    compared = pd.read_csv(tmp_path / "both" / "comparison.csv")
+    assert (compared.difference.dropna() != 0).any()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
