@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader
 from deepknee.augment import TrainingPictures
 from deepknee.dataset import GradedKnees, PatchDataset
 from deepknee.experiment import GradingExperiment
+from deepknee.model import GRADES
 from deepknee.networks import build_net
 from kneel.engine.config import load_config
 from kneel.engine.cpu import cpu_has_bf16, cpu_threads, keep_freed_memory, lay_out
@@ -102,7 +103,8 @@ def loader_rates(rounds: int, clock: str) -> list[float]:
     rois = np.random.default_rng(0).integers(0, 256, (LOADED, size, size), np.uint8)
     names = tuple(map(str, range(LOADED)))
     knees = GradedKnees(rois, np.zeros(LOADED, np.int64), names, names)
-    dataset = PatchDataset(knees, TrainingPictures(recipe.model.view(recipe.geometry), recipe.augmentation))
+    pictures = TrainingPictures(recipe.model.view(recipe.geometry), recipe.augmentation)
+    dataset = PatchDataset(knees, pictures, torch.zeros(LOADED, GRADES))
 
     def batches() -> Iterator[None]:
         while True:

@@ -1,5 +1,6 @@
 """Graded knees in memory, without a subject on both sides of a split."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,10 @@ class GradedKnees:
         """Return the number of knees."""
         return len(self.grades)
 
+    def names_within(self, folder: Path) -> list[str]:
+        """Name the knees from the folder of their data set on, with ``/`` on every system."""
+        return [name.removeprefix(f"{folder}{os.sep}").replace(os.sep, "/") for name in self.names]
+
     def subset(self, indices: NDArray[np.int64]) -> "GradedKnees":
         """Return some of the knees."""
         subjects, names = (tuple(words[i] for i in indices) for words in (self.subjects, self.names))
@@ -67,7 +72,7 @@ class GradedKnees:
 
 
 class PatchDataset(Dataset[tuple[Any, ...]]):
-    """Pictures of knees with their grade.
+    """Pictures of knees with their label and grade.
 
     Parameters
     ----------
@@ -75,18 +80,21 @@ class PatchDataset(Dataset[tuple[Any, ...]]):
         What to show.
     cut
         From a ROI (1, S, S) uint8 to the pictures that a network sees; see `deepknee.views.View.cut`.
+    labels
+        What is learnt, (N, 5) float32: the grades as probabilities, soft or not.
     """
 
-    def __init__(self, knees: GradedKnees, cut: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
-        self.knees, self.cut = knees, cut
+    def __init__(self, knees: GradedKnees, cut: Callable[[Tensor], tuple[Tensor, ...]], labels: Tensor) -> None:
+        self.knees, self.cut, self.labels = knees, cut, labels
 
     def __len__(self) -> int:
         """Return the number of knees."""
         return len(self.knees)
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
-        """Return the pictures, such as the lateral and the medial patch, (1, P, P) each, and then the grade."""
-        return *self.cut(torch.from_numpy(self.knees.rois[index])[None]), int(self.knees.grades[index])
+        """Return the pictures, such as both patches, (1, P, P) each, then the label (5,) and the grade."""
+        pictures = self.cut(torch.from_numpy(self.knees.rois[index])[None])
+        return *pictures, self.labels[index], int(self.knees.grades[index])
 
 
 def load_split(

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from deepknee.augment import Augmentation
 from deepknee.intensity import Contrast
+from deepknee.label_table import LabelTable
 from deepknee.networks import ModelSettings, SiameseSettings
 from deepknee.patches import PatchGeometry
 from deepknee.sources import Source
@@ -56,8 +57,10 @@ class GradingExperiment(Settings):
         What happens to grey levels; see `deepknee.intensity.Intensity`.
     label_spread
         Standard deviation in grades of soft labels (`deepknee.labels.soft_labels`); 0 trains on the grade alone.
+    labels
+        Probabilities from elsewhere that are mixed with these; see `deepknee.label_table`. None: the grades alone.
     mixup_alpha
-        Parameter of the Beta distribution of mixup (Zhang et al. 2018; `kneel.engine.mixup`); 0 mixes nothing.
+        Parameter of the Beta distribution of mixup (Zhang et al. 2018; `kneel.engine.mixup`); None mixes nothing.
     transfer
         Experiment of the same split and network whose best weights, of the same fold, training starts from.
     geometry, model, augmentation, sampling, training
@@ -70,7 +73,8 @@ class GradingExperiment(Settings):
     folds: int = Field(5, ge=2)
     contrast: Contrast = "film"
     label_spread: float = Field(0.0, ge=0)
-    mixup_alpha: float = Field(0.0, ge=0)
+    labels: LabelTable | None = None
+    mixup_alpha: float | None = Field(None, gt=0)
     transfer: str | None = None
     geometry: PatchGeometry = PatchGeometry()
     model: ModelSettings = SiameseSettings()

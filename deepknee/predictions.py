@@ -16,7 +16,6 @@ grade_set, abstain     grades of the conformal set with ``;`` between, and ``yes
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -177,7 +176,7 @@ def grade_knees(grader: Grader, knees: GradedKnees, folder: Path, *, model: str)
     members = np.concatenate([each for _, each in parts], axis=1)
     conformal = grader.conformal
     sets = None if conformal is None else conformal.sets(probabilities)
-    names = [name.removeprefix(f"{folder}{os.sep}").replace(os.sep, "/") for name in knees.names]
+    names = knees.names_within(folder)
     table = pd.DataFrame({"knee": names, "subject_id": knees.subjects, "side": map(_side, names)})
     return GradePredictions(
         model,

@@ -1,6 +1,5 @@
 """Training of the grading networks."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from deepknee.augment import TrainingPictures
 from deepknee.dataset import GradedKnees, PatchDataset, load_split
 from deepknee.experiment import GradingExperiment
 from deepknee.intensity import Intensity
+from deepknee.label_table import describe_labels, read_labels, teachers_marks
 from deepknee.labels import soft_labels
 from deepknee.member import TASK, GraderSettings
 from deepknee.metrics import grading_metrics
@@ -23,17 +23,18 @@ from deepknee.model import GRADES, GradingNet
 from deepknee.networks import build_net
 from deepknee.resample import resampled_metrics
 from deepknee.sketch import sketch_attention
+from deepknee.start import transfer_weights
 from deepknee.views import View, plain_pictures
 from kneel.bootstrap import EPOCH_RESAMPLES, SubjectBootstrap, ends
 from kneel.engine.board import Board
 from kneel.engine.config import ConfigError
 from kneel.engine.fit import FitResult, fit
-from kneel.engine.folds import split_digest, subject_marks
+from kneel.engine.folds import merged_marks, split_digest, subject_marks
 from kneel.engine.mixup import mixup_passes
 from kneel.engine.parallel import whole_batch
 from kneel.engine.precision import at_least_float32
 from kneel.engine.reading import grey_statistics
-from kneel.engine.transfer import start_of, weights_of_split
+from kneel.engine.transfer import start_of
 
 
 class GradingTask:
@@ -68,7 +69,9 @@ class GradingTask:
         self.experiment, self.data_root, self.name, self.fold = experiment, data_root, name, fold
         self.transfer = transfer
         self.view: View = experiment.model.view(experiment.geometry)
-        self.started_from: str | None = None  # known once the network is built
+        # known once the network is built
+        self.started_from: str | None = None
+        self._of_source: str = ""  # marks of whom those weights have learnt from
 
     @cached_property
     def knees(self) -> tuple[GradedKnees, GradedKnees]:
@@ -102,16 +105,34 @@ class GradingTask:
         net = build_net(self.experiment.model)
         self.started_from = self.experiment.model.start(net)
         if self.transfer is not None:
-            self.started_from = transfer_weights(net, self.transfer, self.split)
+            self.started_from, self._of_source = transfer_weights(net, self.transfer, self.split)
         return net
 
     def train_dataset(self) -> Dataset[Any]:
         """Build the augmented training set."""
-        return PatchDataset(self.knees[0], TrainingPictures(self.view, self.experiment.augmentation))
+        pictures = TrainingPictures(self.view, self.experiment.augmentation)
+        return PatchDataset(self.knees[0], pictures, self._labels())
 
     def val_dataset(self) -> Dataset[Any]:
         """Build the validation set."""
-        return PatchDataset(self.knees[1], partial(plain_pictures, self.view))
+        return PatchDataset(self.knees[1], partial(plain_pictures, self.view), self._soft(self.knees[1]))
+
+    def _soft(self, knees: GradedKnees) -> Tensor:
+        return soft_labels(torch.from_numpy(knees.grades), self.experiment.label_spread)
+
+    def _labels(self) -> Tensor:
+        """Return what the training knees are to be taken for, (N, 5)."""
+        train, val = self.knees
+        labels, given = self._soft(train), self.experiment.labels
+        if given is None or self._table is None:
+            return labels
+        return labels.lerp(torch.from_numpy(read_labels(self._table, train, self._table.parent, val)), given.share)
+
+    @property
+    def _table(self) -> Path | None:
+        """Labels from elsewhere, where the experiment has any."""
+        given = self.experiment.labels
+        return None if given is None else self.data_root / self.experiment.data.train / given.table
 
     def train_sampler(self, dataset: Dataset[Any], generator: torch.Generator) -> WeightedRandomSampler | None:
         """Draw the epoch's knees, rare grades more often; None leaves the order to the engine."""
@@ -124,21 +145,25 @@ class GradingTask:
 
     def training_loss(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
         """Return the loss of this kind of network, of a batch that is mixed up if asked."""
-        *pictures, grades = batch
+        *pictures, labels, grades = batch
         alpha = self.experiment.mixup_alpha
-        if not alpha:
-            return self._loss(self._outputs(model, pictures), grades)
+        if alpha is None:
+            return self._loss(self._outputs(model, pictures), labels, grades)
         # both patches of a knee lie in one image, so that they are mixed with those of the same other knee
         (mixed,) = mixup_passes(torch.cat(pictures, dim=1), alpha=alpha, variant="zhang")
         outputs = self._outputs(model, mixed.images.split(1, dim=1))
-        orders = [(weight, grades if order is None else whole_batch(grades)[order]) for weight, order in mixed.targets]
-        return torch.stack([weight * self._loss(outputs, whose) for weight, whose in orders]).sum()
+        total = outputs.new_zeros(())
+        for weight, order in mixed.targets:
+            truth = (labels, grades) if order is None else (whole_batch(labels)[order], whole_batch(grades)[order])
+            total = total + weight * self._loss(outputs, *truth)
+        return total
 
     def predict(self, model: nn.Module, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """Grade a batch; of each knee also what training minimises."""
-        *pictures, grades = batch
+        *pictures, labels, grades = batch
         outputs = self._outputs(model, pictures)
-        losses = [self._loss(*knee) for knee in zip(outputs.split(1), grades.split(1), strict=True)]
+        each = zip(outputs.split(1), labels.split(1), grades.split(1), strict=True)
+        losses = [self._loss(*knee) for knee in each]
         return {"probabilities": outputs[:, :GRADES].softmax(1), "grades": grades, "loss": torch.stack(losses)}
 
     def metrics(self, outputs: Mapping[str, NDArray]) -> dict[str, float]:
@@ -160,10 +185,12 @@ class GradingTask:
 
     def pictures(self, model: nn.Module, batch: Sequence[Tensor]) -> list[NDArray[np.uint8]]:
         """Draw Grad-CAM of the likeliest grade on what the network sees of the knees of a batch."""
-        return sketch_attention(cast(GradingNet, model), self.view, batch[:-1], batch[-1], self.settings.intensity)
+        *pictures, _, grades = batch
+        return sketch_attention(cast(GradingNet, model), self.view, pictures, grades, self.settings.intensity)
 
     def describe(self) -> dict[str, Any]:
         """Say what rebuilds and uses the network, and what it was trained on."""
+        taught_by = [] if self._table is None else teachers_marks(self._table)
         parts = zip(("train", "val"), self.knees, strict=True)
         return {
             "task": TASK,
@@ -171,56 +198,21 @@ class GradingTask:
             "experiment": self.experiment.model_dump(mode="json", exclude={"training"}),
             "fold": self.fold,
             "split": self.split,
-            "trained_on": subject_marks(self.knees[0].subjects),
+            "trained_on": merged_marks([subject_marks(self.knees[0].subjects), self._of_source, *taught_by]),
             "chosen_on": subject_marks(self.knees[1].subjects),
             **self.settings.model_dump(mode="json", exclude={"turns_deg"}),  # comes with calibration
             "knees": {part: np.bincount(knees.grades, minlength=GRADES).tolist() for part, knees in parts},
             **({"started_from": self.started_from} if self.started_from else {}),
+            **({"labels": describe_labels(self._table)} if self._table else {}),
         }
 
-    def _loss(self, outputs: Tensor, grades: Tensor) -> Tensor:
+    def _loss(self, outputs: Tensor, labels: Tensor, grades: Tensor) -> Tensor:
         """Return what training minimises, the mean over knees."""
-        labels = soft_labels(grades, self.experiment.label_spread).to(outputs.dtype)
-        return self.experiment.model.loss(outputs, grades, labels)
+        return self.experiment.model.loss(outputs, grades, labels.to(outputs.dtype))
 
     def _outputs(self, model: nn.Module, pictures: Sequence[Tensor]) -> Tensor:
         """Return the logits of knees, and behind them what else the kind's loss needs."""
         return at_least_float32(model(*map(self.settings.intensity.standardize, pictures)))
-
-
-def transfer_weights(net: GradingNet, path: Path, split: Mapping[str, str]) -> str:
-    """Give a network the weights of another training.
-
-    Parameters
-    ----------
-    net : GradingNet
-        Changed in place.
-    path : Path
-        Snapshot of a grading network of the same shape.
-    split : mapping
-        Digests of the subjects of this training; the other one must have had the same.
-
-    Returns
-    -------
-    str
-        Name of the training and SHA-256 of its weights, for the snapshot.
-
-    Raises
-    ------
-    LeakageError
-        The other training was split in another way: it may have seen knees that this one is judged by.
-    ConfigError
-        The weights do not fit.
-    """
-    weights, meta = weights_of_split(path, split)
-    try:
-        net.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ConfigError(f"{path}: does not fit; model must be as in that experiment ({error})") from error
-    digest = hashlib.sha256()  # of the weights alone: calibrating that training later makes no other start of it
-    for name, value in sorted(weights.items()):
-        digest.update(name.encode() + value.contiguous().numpy().tobytes())
-    return f"{meta['name']}, sha256 of the weights {digest.hexdigest()}"
 
 
 def train_grader(

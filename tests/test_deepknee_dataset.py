@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from deepknee.dataset import PatchDataset, load_knees, load_split
 from deepknee.patches import PatchGeometry
@@ -149,7 +150,9 @@ def test_folds_of_a_cohort_partition_its_subjects(cohort: Path) -> None:
 def test_items_are_patches_and_grade(tmp_path: Path) -> None:
     write_graded(tmp_path, "train", 1)
     knees = load_knees(tmp_path / "train", FOLDER, GEOMETRY, "film")
-    lateral, medial, grade = PatchDataset(knees, GEOMETRY.split_compartments)[7]
+    labels = torch.rand((len(knees), 5))
+    lateral, medial, label, grade = PatchDataset(knees, GEOMETRY.split_compartments, labels)[7]
+    assert torch.equal(label, labels[7])
     assert lateral.shape == medial.shape == (1, 30, 30)
     assert grade == 1
     np.testing.assert_array_equal(lateral[0].numpy(), knees.rois[7, 15:45, :30])

@@ -5,6 +5,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from doors import script
+from torch.utils.data import default_collate
 
 from deepknee.dataset import GradedKnees
 from deepknee.ensemble import Grader
@@ -12,7 +14,7 @@ from deepknee.experiment import GradingExperiment
 from deepknee.metrics import grading_metrics
 from deepknee.train import GradingTask, train_grader
 from kneel.engine.config import ConfigError, load_config
-from kneel.engine.folds import LeakageError
+from kneel.engine.folds import LeakageError, marked_subjects, subject_marks
 from kneel.engine.snapshot import load_snapshot, update_snapshot
 from kneel.engine.transfer import RunUnfinished
 
@@ -71,6 +73,57 @@ def test_the_same_seed_trains_the_same_network(root: Path, tmp_path: Path) -> No
     other = train_grader(experiment(tmp_path, text.replace("{epochs", "{seed: 1, epochs")), root, tmp_path, name="c")
     assert first.history == second.history
     assert first.history != other.history
+
+
+def test_mixup_pairs_both_patches_of_a_knee_with_those_of_one_other(root: Path, tmp_path: Path) -> None:
+    """The loss is that of a batch mixed by hand, with labels mixed in the same shares."""
+    text = EXPERIMENT + "mixup_alpha: 0.4\nlabel_spread: 0.5\n"
+    task = GradingTask(experiment(tmp_path, text), root, name="kl")
+    net, dataset = task.build_model().double().eval(), task.val_dataset()
+    *patches, labels, grades = default_collate([dataset[index] for index in (0, 11, 15, 24)])
+    torch.manual_seed(5)
+    loss = task.training_loss(net, [*(patch.double() for patch in patches), labels, grades])
+    torch.manual_seed(5)
+    share = float(torch.distributions.Beta(0.4, 0.4).sample())
+    other = torch.randperm(4)
+    assert 0.01 < share < 0.99
+    assert (other != torch.arange(4)).any()
+    standardize = task.settings.intensity.standardize
+    logits = net(*(standardize(share * patch.double() + (1 - share) * patch.double()[other]) for patch in patches))
+    mixed = share * labels + (1 - share) * labels[other]
+    expected = -(mixed * logits.log_softmax(1)).sum(1).mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_labels_from_a_table_are_mixed_with_the_grades(root: Path, tmp_path: Path) -> None:
+    text = EXPERIMENT.replace("epochs: 15", "epochs: 1")
+    first = train_grader(experiment(tmp_path, text), root, tmp_path, name="teacher")
+    words = ["--data", str(root / "train"), "--weights", str(first.path_best), "--out", str(root / "train/taught.csv")]
+    assert script("label_kl").main(words) == 0
+    settings = experiment(tmp_path, text + "labels: {table: taught.csv, share: 0.25}\n")
+    task = GradingTask(settings, root, name="kl")
+    *_, label, grade = task.train_dataset()[20]
+    chances = Grader.from_snapshots([first.path_best]).predict(task.knees[0].rois[20:21]).probabilities[0]
+    np.testing.assert_allclose(label, 0.75 * np.eye(5)[grade] + 0.25 * chances, atol=1e-6)
+    *_, label, grade = task.val_dataset()[20]
+    np.testing.assert_array_equal(label, np.eye(5)[grade])
+    result = train_grader(settings, root, tmp_path, name="pupil")
+    meta = json.loads(result.path_best.with_suffix(".json").read_text())
+    assert meta["labels"]["teachers"] == ["teacher/fold_0/best.safetensors"]
+
+
+def test_a_pupil_notes_whom_its_teachers_were_trained_on(root: Path, tmp_path: Path) -> None:
+    short = EXPERIMENT.replace("epochs: 15", "epochs: 1")
+    teacher = train_grader(experiment(tmp_path, short), root, tmp_path, name="teacher")
+    update_snapshot(teacher.path_best, {"trained_on": subject_marks(["stranger"])})
+    table = root / "train" / "marked.csv"
+    words = ["--data", str(root / "train"), "--weights", str(teacher.path_best), "--out", str(table)]
+    assert script("label_kl").main(words) == 0
+    taught = short + "labels: {table: marked.csv}\n"
+    train_grader(experiment(tmp_path, taught), root, tmp_path, name="pupil")
+    last = train_grader(experiment(tmp_path, short + "transfer: pupil\n"), root, tmp_path, name="follower")
+    meta = json.loads(last.path_best.with_suffix(".json").read_text())
+    assert marked_subjects(["stranger", "1", "nobody"], meta["trained_on"]) == {"stranger", "1"}
 
 
 def test_epochs_are_balanced_and_each_draws_anew(root: Path, tmp_path: Path) -> None:
@@ -143,13 +196,15 @@ def test_label_spread_and_power_act(root: Path, tmp_path: Path) -> None:
     """Soft labels raise the least loss that can be reached; the power moves chances between even and natural."""
     task = GradingTask(experiment(tmp_path), root, name="kl")
     soft = GradingTask(experiment(tmp_path, EXPERIMENT + "label_spread: 0.5\n"), root, name="kl")
-    batch = torch.zeros(1, 1, 50, 50), torch.zeros(1, 1, 50, 50), torch.tensor([2])
+
+    def batch(task: GradingTask) -> list[torch.Tensor]:
+        return default_collate([task.train_dataset()[25]])  # of grade 2
 
     def sure(*pictures: torch.Tensor) -> torch.Tensor:
         return torch.tensor([[0.0, 0.0, 20.0, 0.0, 0.0]])
 
-    assert task.training_loss(sure, batch) < 1e-6  # type: ignore[arg-type]
-    assert soft.training_loss(sure, batch) > 1  # type: ignore[arg-type]
+    assert task.training_loss(sure, batch(task)) < 1e-6  # type: ignore[arg-type]
+    assert soft.training_loss(sure, batch(soft)) > 1  # type: ignore[arg-type]
     half = GradingTask(experiment(tmp_path, EXPERIMENT + "sampling: {power: 0.5}\n"), root, name="kl")
     generator = torch.Generator()
     chances = half.train_sampler(half.train_dataset(), generator).weights.numpy()  # type: ignore[union-attr]

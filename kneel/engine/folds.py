@@ -129,6 +129,23 @@ def subject_marks(groups: Iterable[str]) -> str:
     return "".join(sorted({_mark(subject) for subject in groups}))
 
 
+def merged_marks(every: Iterable[str]) -> str:
+    """
+    Put marks of `subject_marks` together.
+
+    Parameters
+    ----------
+    every
+        Marks of several groups of subjects.
+
+    Returns
+    -------
+    str
+        Marks of all of them.
+    """
+    return "".join(sorted({mark for marks in every for mark in _marks(marks)}))
+
+
 def marked_subjects(groups: Iterable[str], marks: str) -> set[str]:
     """
     Tell which subjects were noted.
@@ -145,8 +162,12 @@ def marked_subjects(groups: Iterable[str], marks: str) -> set[str]:
     set of str
         Those of `groups` that are among them.
     """
-    noted = {marks[start : start + _MARK] for start in range(0, len(marks), _MARK)}
+    noted = _marks(marks)
     return {subject for subject in groups if _mark(subject) in noted}
+
+
+def _marks(together: str) -> set[str]:
+    return {together[start : start + _MARK] for start in range(0, len(together), _MARK)}
 
 
 def _mark(subject: str) -> str:

@@ -1,4 +1,7 @@
-"""Whether the settings of a stored run and those that are asked for are of one run."""
+"""Whether the settings of a stored run and those that are asked for are of one run.
+
+A key that a stored run lacks counts as null: whoever adds a setting makes null its default, and older runs go on.
+"""
 
 from collections.abc import Mapping
 from typing import Any
