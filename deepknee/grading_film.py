@@ -239,6 +239,13 @@ def _remarks(task: RoiTask, film: Radiograph, spacing: Spacing | None) -> list[s
         if abs(mm / BOX_MM - 1) > BOX_TOLERANCE:
             what = f"the box of knee {knee.side} is {mm:.0f} mm wide, not {BOX_MM:.0f}"
             remarks.append(f"{what}: drawn by hand, or made at another spacing")
+    sizes = [] if spacing else [knee.box.size for knee in task.knees if knee.box is not None]
+    if sizes and max(sizes) / min(sizes) - 1 > BOX_TOLERANCE:
+        widths = " and ".join(f"{size:.0f}" for size in sizes)
+        remarks.append(
+            f"no spacing, and boxes of {widths} pixels, each of which was taken for {BOX_MM:.0f} mm: its knees are cut "
+            "at different scales"
+        )
     return remarks
 
 

@@ -334,6 +334,22 @@ def test_a_film_without_spacing_is_scaled_by_its_boxes(copy, tmp_path):
     same = next(other for other in plain.rows if other.file == row.file)
     assert (tmp_path / "plain" / row.file).read_bytes() == (tmp_path / "out" / row.file).read_bytes()
     assert same.spacing_kind == "detector"
+    assert done.problems == ()
+
+
+def test_boxes_of_different_widths_on_a_film_without_spacing_are_noted(copy, tmp_path):
+    """Each box would be 120 mm wide, so the larger one's knee is cut smaller."""
+    name, *numbers = copy.line(0).split()
+    right = [int(value) for value in numbers[4:]]
+    wider = [right[0] - 20, right[1] - 20, right[2] + 20, right[3] + 20]  # 340 pixels, not 300
+    copy.change_line(0, " ".join([name, *numbers[:4], *map(str, wider)]))
+    copy.edit(0, lambda dataset: delattr(dataset, "ImagerPixelSpacing"))
+    done = copy.prepare(tmp_path / "out")
+    spacings = {row.side: row.spacing_row_mm for row in done.rows if row.subject_id == "M9000"}
+    assert spacings == {"L": SPACING, "R": pytest.approx(SPACING * 300 / 340)}
+    (note,) = done.problems
+    assert (note.kind, note.film) == ("note", copy.films[0].name)
+    assert note.problem.startswith("no spacing, and boxes of 300 and 340 pixels")
 
 
 def test_networks_find_the_knees_without_a_list(copy, tmp_path):
