@@ -251,6 +251,20 @@ def test_films_that_cannot_be_used_are_listed_and_the_rest_goes_on(download, tmp
     assert "1 subjects were finished before" in more.stdout
 
 
+def test_corrections_saved_under_its_name_are_not_replaced(download, tmp_path):
+    write_points(download, tmp_path / "pts")
+    to_via = ["--films", download.root, "--pts", tmp_path / "pts", "--out", tmp_path, "--subject-part", 1]
+    (tmp_path / "via.json").write_text("corrected")
+    result = call("bf_landmarks_to_via.py", *to_via)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "via.json: is there, and may hold corrections" in result.stderr
+    assert (tmp_path / "via.json").read_text() == "corrected"
+    assert not list(tmp_path.glob("*.png"))
+    assert call("bf_landmarks_to_via.py", *to_via, "--overwrite").returncode == 0
+    assert len(read_via(tmp_path / "via.json")) == 2
+
+
 def test_whether_the_other_knee_is_on_the_film_is_asked_and_not_guessed(download, tmp_path):
     write_points(download, tmp_path / "pts")
     (tmp_path / "pts" / download.folders[0] / "001.pts").unlink()

@@ -6,6 +6,7 @@ over; in millimetres of the detector. Films are looked for below --films under t
 Writes to --out: {subject}.png, films as VIA can show them, and via.json, which VIA loads (Annotation > Import) and
 create_datasets_from_via.py reads. The 16 points are those that KNEEL took of BoneFinder's 74; --points takes others.
 A film with points of one knee needs its file attribute knees (1 or 2 on the film) filled in there.
+A via.json that is there may be what you saved in VIA: it is left alone, and nothing done, unless --overwrite is given.
 Exit status: 0 all done, 1 some files could not be used (they are named), 2 nothing was done.
 
 Research use only. Not a medical device.
@@ -36,6 +37,7 @@ from kneel.imaging.via import ViaKnee, ViaKnees, via_entry
 from kneel.imaging.writing import write_whole
 
 FLIPPED = "_f"
+VIA = "via.json"
 NO_GRADE = -1
 
 
@@ -48,6 +50,9 @@ def main() -> int:
         stems = sorted({unflipped(path) for path in given.pts.rglob("*.pts")})
         if not stems:
             raise AnnotationError(f"{given.pts}: no .pts file in it")
+        if (given.out / VIA).exists() and not given.overwrite:
+            what = "is there, and may hold corrections made in VIA; move it, or let --overwrite replace it"
+            raise AnnotationError(f"{given.out / VIA}: {what}")
         given.out.mkdir(parents=True, exist_ok=True)
     except (AnnotationError, OSError) as error:
         print(f"bf_landmarks_to_via: {error}", file=sys.stderr)
@@ -65,9 +70,9 @@ def main() -> int:
             entries[f"{entry['filename']}{entry['size']}"] = entry
         except (AnnotationError, RadiographError, OSError) as error:
             problems.append(str(error))
-    write_whole(given.out / "via.json", json.dumps(entries, indent=1).encode())
+    write_whole(given.out / VIA, json.dumps(entries, indent=1).encode())
     print("".join(f"missing: {problem}\n" for problem in problems), end="", file=sys.stderr)
-    print(f"{len(entries)} of {len(stems)} films in {given.out / 'via.json'}")
+    print(f"{len(entries)} of {len(stems)} films in {given.out / VIA}")
     return 1 if problems else 0
 
 
@@ -95,6 +100,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--points", type=Path, metavar="CSV", help="landmark (0-15), index (of BoneFinder's point, from 0)"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace the via.json that is there")
     given = parser.parse_args()
     if given.spacing is not None and not 0 < given.spacing < math.inf:
         parser.error(f"--spacing {given.spacing}: must be a positive number of mm")
