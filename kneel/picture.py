@@ -16,6 +16,7 @@ from kneel.imaging.oai import detector_spacing
 from kneel.imaging.preparing import encode_png
 from kneel.imaging.radiograph import Radiograph, RadiographError, normalize_percentiles
 from kneel.imaging.schema import LC_SPACING_MM, ROI_SIZE, KneeAnnotation
+from kneel.imaging.via import FROM_BEHIND
 
 
 def cut_pictures(task: FilmTask, *, hc: str, lc: str) -> tuple[Record, dict[str, bytes]]:
@@ -39,6 +40,8 @@ def cut_pictures(task: FilmTask, *, hc: str, lc: str) -> tuple[Record, dict[str,
     try:
         request, data = request_of(task), task.path.read_bytes()
         film = read_radiograph(task.path)
+        if film.columns_reversed and any(isinstance(knee, DrawnKnee) for knee in task.knees):
+            raise RadiographError(f"{FROM_BEHIND}; annotate a picture of it that was turned over (mirrored)")
         spacing, kind = _spacing(task, film)
     except (RadiographError, OSError) as error:
         text = error.problem if isinstance(error, RadiographError) else str(error)

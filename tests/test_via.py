@@ -9,11 +9,13 @@ import numpy as np
 import pydicom
 import pytest
 
+from kneel.film_task import DrawnKnee, FilmTask
 from kneel.imaging.bonefinder import POINTS, landmarks_on_film, read_pts
 from kneel.imaging.geometry import mirror_points
 from kneel.imaging.schema import AnnotationError, read_annotations
 from kneel.imaging.via import ViaKnee, ViaKnees, knees_of, read_via, via_entry
 from kneel.phantom.oai import write_oai_phantom
+from kneel.prepare import prepare_films
 from kneel.samples import load_samples
 from kneel.sources import KneelSource
 
@@ -274,6 +276,27 @@ def test_whether_the_other_knee_is_on_the_film_is_asked_and_not_guessed(download
     with pytest.raises(AnnotationError, match="knees is '': must be 1 or 2"):
         knees_of(first)
     assert len(knees_of(second).knees) == 2
+
+
+def test_a_film_seen_from_behind_is_refused_on_both_ways(download, tmp_path):
+    """Its knees' sides are what they look like, and the grades are the patient's."""
+    root = tmp_path / "OAI"
+    shutil.copytree(download.root, root)
+    dataset = pydicom.dcmread(root / download.folders[0] / "001")
+    dataset.PatientOrientation = ["R", "F"]
+    dataset.save_as(root / download.folders[0] / "001")
+    write_points(download, tmp_path / "pts")
+    to_via = ["--films", root, "--pts", tmp_path / "pts", "--out", tmp_path, "--subject-part", 1]
+    result = call("bf_landmarks_to_via.py", *to_via, "--kl", tmp_path / "pts" / "kl.csv")
+    assert result.returncode == 1
+    assert f"{root / download.folders[0] / '001'}: PatientOrientation says that the film is seen" in result.stderr
+    assert [film.attributes["subject"] for film in read_via(tmp_path / "via.json")] == [download.knees[2].subject_id]
+    drawn = [DrawnKnee(knee.side, knee.kl, knee.film_points((SPACING,) * 2)) for knee in download.knees[:2]]
+    film = FilmTask("s", root / download.folders[0] / "001", tuple(drawn), "detector")
+    done = prepare_films(tmp_path / "data", [film])
+    assert [problem.side for problem in done.missing] == ["LR"]
+    assert "seen from behind" in done.missing[0].problem
+    assert done.knees == ()
 
 
 def test_two_films_of_one_subject_are_both_refused_and_no_picture_is_written(download, tmp_path):

@@ -14,6 +14,9 @@ to the medial edge: 9 points of the tibia, 7 of the femur (`kneel.imaging.schema
 attributes** are ``bone`` (``tibia``, ``femur``, or KNEEL's ``T``, ``F``) and ``side`` (``left``, ``right``, or ``L``,
 ``R``). Case does not matter in names of attributes nor in these words. Coordinates are taken as KNEEL took them and
 `kneel.imaging.geometry` has them: an integer is the centre of a pixel.
+
+``side`` is as the knee looks on the film, and grades are told of the patient's knees. The two are one on films as
+radiologists hang them; of a film seen from behind (Patient Orientation) neither can be believed (`FROM_BEHIND`).
 """
 
 from __future__ import annotations
@@ -32,6 +35,12 @@ from numpy.typing import NDArray
 from kneel.imaging.geometry import Side, Spacing
 from kneel.imaging.schema import FEMUR, LANDMARKS, TIBIA, AnnotationError
 from kneel.imaging.tags import valid_spacing
+
+FROM_BEHIND = (
+    "PatientOrientation says that the film is seen from behind: what looks like a left knee is the patient's right "
+    "one, and would get the grade of the left one"
+)
+"""Why such a film is refused."""
 
 _COLUMNS = ("filename", "file_attributes", "region_id", "region_shape_attributes", "region_attributes")
 _BONES = {"tibia": "tibia", "t": "tibia", "femur": "femur", "f": "femur"}

@@ -6,6 +6,7 @@ over; in millimetres of the detector. Films are looked for below --films under t
 Writes to --out: {subject}.png, films as VIA can show them, and via.json, which VIA loads (Annotation > Import) and
 create_datasets_from_via.py reads. The 16 points are those that KNEEL took of BoneFinder's 74; --points takes others.
 A film with points of one knee needs its file attribute knees (1 or 2 on the film) filled in there.
+Films seen from behind (PatientOrientation) are refused: on them a grade's side is not the side that a knee looks like.
 A via.json that is there may be what you saved in VIA: it is left alone, and nothing done, unless --overwrite is given.
 Exit status: 0 all done, 1 some files could not be used (they are named), 2 nothing was done.
 
@@ -33,7 +34,7 @@ from kneel.imaging.geometry import Side
 from kneel.imaging.oai import detector_spacing
 from kneel.imaging.radiograph import RadiographError, normalize_percentiles
 from kneel.imaging.schema import LANDMARKS, AnnotationError
-from kneel.imaging.via import ViaKnee, ViaKnees, via_entry
+from kneel.imaging.via import FROM_BEHIND, ViaKnee, ViaKnees, via_entry
 from kneel.imaging.writing import write_whole
 
 FLIPPED = "_f"
@@ -129,6 +130,10 @@ def convert(
     if not subject:
         raise AnnotationError(f"{stem}: its path has no part {given.subject_part} to be the subject")
     film = read_radiograph(path)
+    if film.columns_reversed:
+        raise RadiographError(
+            f"{path}: {FROM_BEHIND}; turn it over (mirror it) and let BoneFinder find its points anew"
+        )
     spacing = detector_spacing(path) or ((given.spacing, given.spacing) if given.spacing else None)
     if spacing is None:
         raise RadiographError(f"{path}: no spacing, in whose millimetres the points are; see --spacing")
