@@ -178,3 +178,20 @@ def test_a_correction_while_it_runs_stays(stand_in, monkeypatch):
     monkeypatch.setattr(stand_in.script, "locate", corrected_meanwhile)
     assert stand_in.run()
     assert located(stand_in.folder) == {"3/1R.png": "1", "3/1L.png": "9", "3/2R.png": "1", "3/2L.png": "1"}
+
+
+def test_rows_by_hand_outlive_the_absence_of_their_pictures(stand_in, monkeypatch):
+    """One was written before, one while it ran; a row of networks goes with its picture."""
+    table, locate = stand_in.folder / "landmarks.csv", stand_in.script.locate
+    gone = [row("3/8R.png", 7, ""), row("3/9R.png", 5)]
+    write(table, gone)
+
+    def written_meanwhile(task):
+        write(table, [*gone, row("3/7L.png", 9, "")])
+        return locate(task)
+
+    monkeypatch.setattr(stand_in.script, "locate", written_meanwhile)
+    assert stand_in.run()
+    found = located(stand_in.folder)
+    assert (found.pop("3/8R.png"), found.pop("3/7L.png")) == ("7", "9")
+    assert found == {f"3/{name}.png": "1" for name in ("1R", "1L", "2R", "2L")}

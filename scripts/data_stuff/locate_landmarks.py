@@ -4,7 +4,7 @@
 Writes DIR/landmarks.csv (columns of kneel/imaging/crops.py, and the networks' confidence, flags and id) beside the five
 folders, and DIR/landmarks_problems.csv with every knee that was not found. Started again, it goes on where it stopped;
 rows of other networks are made anew. Rows of landmarks.csv without a word in the column weights are yours: they stay,
-those that you write while it runs as well.
+those that you write while it runs as well, and those of pictures that are not there for the moment.
 Research use only. Not a medical device.
 """
 
@@ -70,7 +70,8 @@ def locate_folder(given: argparse.Namespace) -> bool:
     table = given.images / LANDMARK_TABLE
     part = table.with_name(table.name + ".part")
     names = {picture.relative_to(given.images).as_posix(): picture for picture in pictures}
-    rows = {name: row for name, row in stored(table, part, weights.id).items() if name in names}
+    kept = stored(table, part, weights.id)
+    rows = {name: row for name, row in kept.items() if name in names} | by_hand(kept)
     networks = weights.id, tuple(weights.paths("lc")), tuple(weights.paths("hc"))
     tasks = [Task(picture, *networks) for name, picture in names.items() if name not in rows]
     problems = []
@@ -84,7 +85,7 @@ def locate_folder(given: argparse.Namespace) -> bool:
                 writer.writerow(row)
                 stream.flush()
                 rows[row["file"]] = row
-    corrected = {name: row for name, row in by_hand(read_rows(table)).items() if name in names}
+    corrected = by_hand(read_rows(table))
     whole = io.StringIO()
     start_table(whole, rows | corrected)
     write_whole(table, whole.getvalue().encode())
