@@ -195,3 +195,20 @@ def test_rows_by_hand_outlive_the_absence_of_their_pictures(stand_in, monkeypatc
     found = located(stand_in.folder)
     assert (found.pop("3/8R.png"), found.pop("3/7L.png")) == ("7", "9")
     assert found == {f"3/{name}.png": "1" for name in ("1R", "1L", "2R", "2L")}
+
+
+def test_knees_that_the_networks_doubt_are_noted(stand_in, capsys):
+    """One found before, one found now, one put right by hand since, and one of a picture that is gone."""
+    doubted = row("3/1R.png", 3) | {"flags": "nominal_scale;side_uncertain;low_confidence"}
+    righted = row("3/1L.png", 3, "") | {"flags": "side_uncertain"}
+    write(stand_in.folder / "landmarks.csv", [doubted, righted, row("3/9R.png", 3) | {"flags": "low_confidence"}])
+    stand_in.script.locate = lambda task: (
+        row(f"3/{task.path.name}", 1) | {"flags": "implausible_size" if task.path.stem == "2L" else "nominal_scale"}
+    )
+    assert stand_in.run()  # all are there
+    problems = pd.read_csv(stand_in.folder / "landmarks_problems.csv", dtype=str)
+    assert problems[["film", "kind"]].values.tolist() == [["3/1R.png", "note"], ["3/2L.png", "note"]]
+    assert problems.problem[0].startswith("Left or right is doubtful")
+    assert "low confidence" in problems.problem[0]
+    assert "too large or too small" in problems.problem[1]
+    assert "2 of them are doubted" in capsys.readouterr().out

@@ -2,9 +2,10 @@
 """Find the 16 landmarks of every knee of a graded folder {0..4}/{subject}{L or R}.png, for grading that follows them.
 
 Writes DIR/landmarks.csv (columns of kneel/imaging/crops.py, and the networks' confidence, flags and id) beside the five
-folders, and DIR/landmarks_problems.csv with every knee that was not found. Started again, it goes on where it stopped;
-rows of other networks are made anew. Rows of landmarks.csv without a word in the column weights are yours: they stay,
-those that you write while it runs as well, and those of pictures that are not there for the moment.
+folders, and DIR/landmarks_problems.csv: missing, every knee that was not found; note, those that are in the table and
+trained on though the networks doubt their side, size or place. Started again, it goes on where it stopped; rows of
+other networks are made anew. Rows of landmarks.csv without a word in the column weights are yours: they stay, those
+that you write while it runs as well, and those of pictures that are not there for the moment.
 Research use only. Not a medical device.
 """
 
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from deepknee.html import FLAG_WORDS
 from deepknee.patches import TIBIAL_WIDTH_MM
 from deepknee.polarity import has_dark_bone, inverted
 from deepknee.sources import LANDMARK_TABLE, DatasetError, graded_files
@@ -37,6 +39,8 @@ from kneel.localize import KneeLocalizer
 
 MORE = ("confidence", "flags", "weights")
 CURE = "take the picture away, or add its row to landmarks.csv by hand, with the column weights left empty"
+DOUBTS = ("side_uncertain", "low_confidence", "implausible_size")
+IF_WRONG = "If its row is wrong, put it right and empty its column weights, or take the picture away."
 
 
 @dataclass(frozen=True)
@@ -86,14 +90,27 @@ def locate_folder(given: argparse.Namespace) -> bool:
                 stream.flush()
                 rows[row["file"]] = row
     corrected = by_hand(read_rows(table))
+    rows |= corrected
     whole = io.StringIO()
-    start_table(whole, rows | corrected)
+    start_table(whole, rows)
     write_whole(table, whole.getvalue().encode())
     part.unlink(missing_ok=True)
-    problems = [problem for problem in problems if problem.film not in corrected]
-    write_table(table.with_name("landmarks_problems.csv"), Problem, sorted(problems, key=lambda problem: problem.film))
-    print(f"{len(names) - len(problems)} of {len(names)} knees have landmarks: {table}")
-    return not problems
+    missing = [problem for problem in problems if problem.film not in corrected]
+    notes = [note for name, row in rows.items() if name in names and (note := doubt(row))]
+    listed = table.with_name("landmarks_problems.csv")
+    write_table(listed, Problem, sorted([*missing, *notes], key=lambda problem: problem.film))
+    print(f"{len(names) - len(missing)} of {len(names)} knees have landmarks: {table}")
+    if notes:
+        print(f"{len(notes)} of them are doubted, and trained on all the same: notes in {listed}")
+    return not missing
+
+
+def doubt(row: dict[str, str]) -> Problem | None:
+    """Say what the networks doubt about a knee that they found; None of one that is sure or was put in by hand."""
+    flags = row["flags"].split(";") if row.get("weights") else []
+    words = [FLAG_WORDS[flag] for flag in flags if flag in DOUBTS]
+    text = " ".join([*words, IF_WRONG])
+    return Problem(row["subject_id"], row["side"], row["file"], "note", text) if words else None
 
 
 def stored(table: Path, part: Path, weights: str) -> dict[str, dict[str, str]]:
