@@ -79,7 +79,7 @@ def test_from_pictures_to_rois(graded):
     assert not list(folder.glob("*.part"))
 
     rows = (folder / "landmarks.csv").read_text().splitlines()
-    by_hand = rows[1].rsplit(",", 3)[0].replace("12.345", "12.5") + ",1,,"  # no word of whose weights
+    by_hand = rows[1].rsplit(",", 4)[0].replace("12.345", "12.5") + ",1,,,"  # no word of whose weights
     (folder / "landmarks.csv").write_text("\n".join([rows[0], by_hand]) + "\n")
     assert locate(folder).returncode == 0
     again = (folder / "landmarks.csv").read_text().splitlines()
@@ -104,12 +104,15 @@ def stand_in(tmp_path, monkeypatch):
         looked.append(task.path.stem)
         return row(f"3/{task.path.name}", 1)
 
+    origins = script.origins
     monkeypatch.setattr(script, "locate", locate)
+    monkeypatch.setattr(script, "origins", lambda names, weights: dict.fromkeys(names, weights))
     monkeypatch.setattr(script, "find_weights", lambda *_: SimpleNamespace(id="ours", paths=lambda task: ()))
     return SimpleNamespace(
         folder=folder,
         looked=looked,
         script=script,
+        origins=origins,
         run=lambda: script.locate_folder(SimpleNamespace(images=folder, weights=None, jobs=1)),
     )
 
@@ -118,7 +121,7 @@ def row(file, value, weights="ours"):
     names = ["file", "subject_id", "side", "kl", "split", "mm_per_px", "inverted"]
     points = {f"{axis}{number}": f"{value}" for number in range(16) for axis in "xy"}
     known = dict(zip(names, [file, file[2:-5], file[-5], "3", "graded", "0.4", "0"], strict=True))
-    return known | points | {"confidence": "", "flags": "", "weights": weights}
+    return known | points | {"confidence": "", "flags": "", "weights": weights, "made_from": weights}
 
 
 def write(path, rows, cut=""):
@@ -212,3 +215,32 @@ def test_knees_that_the_networks_doubt_are_noted(stand_in, capsys):
     assert "low confidence" in problems.problem[0]
     assert "too large or too small" in problems.problem[1]
     assert "2 of them are doubted" in capsys.readouterr().out
+
+
+def test_rows_of_another_picture_or_other_code_are_made_anew(stand_in, monkeypatch, tmp_path):
+    script, code = stand_in.script, tmp_path / "find.py"
+    code.write_text("one")
+
+    def locate(task):
+        stand_in.looked.append(task.path.stem)
+        return row(f"3/{task.path.name}", 1) | {"made_from": task.origin}
+
+    monkeypatch.setattr(script, "locate", locate)
+    monkeypatch.setattr(script, "origins", stand_in.origins)
+    monkeypatch.setattr(script, "CODE", [code])
+
+    def looked_at():
+        stand_in.looked.clear()
+        assert stand_in.run()
+        return stand_in.looked
+
+    table, everyone = stand_in.folder / "landmarks.csv", ["1L", "1R", "2L", "2R"]
+    assert looked_at() == everyone
+    assert looked_at() == []
+    (stand_in.folder / "3" / "2L.png").write_bytes(b"another")
+    assert looked_at() == ["2L"]
+    code.write_text("another")
+    assert looked_at() == everyone
+    before = pd.read_csv(table, dtype=str)  # as it was written when nothing was remembered
+    before.drop(columns="made_from").to_csv(table, index=False)
+    assert looked_at() == everyone

@@ -27,7 +27,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import kneel
 from deepknee.boxes import ListError, read_lists
 from deepknee.downloads import OPEN, DownloadError
 from deepknee.grading_film import Joint, Locate, RoiSize
@@ -35,6 +34,7 @@ from deepknee.grading_plan import Plan, plan_all, plan_listed
 from deepknee.grading_set import PROBLEMS, GradingSet, prepare_grading_set
 from deepknee.readings import COLUMNS, Columns, ReadingsError, read_readings
 from deepknee.roi_row import KNEES
+from kneel.finding import FINDS
 from kneel.imaging.finished import code_digest
 from kneel.imaging.oai import ContentsError
 from kneel.imaging.preparing import exit_status, tell_problem
@@ -42,13 +42,6 @@ from kneel.imaging.radiograph import Radiograph
 
 NAME = "create_grading_dataset"
 SHOWN = 20  # problems of a kind on the terminal
-FINDS = [  # the code that finds knees: a change of it, as one of the networks, has the films cut anew
-    Path(kneel.__file__).with_name(f"{name}.py")
-    for name in (
-        *("localize", "find", "nominal_scale", "looks", "stage", "windows", "shape", "located"),
-        *("network", "hourglass", "blocks", "codec"),
-    )
-]
 
 
 class NetworksError(ValueError):

@@ -1,11 +1,12 @@
 #!/usr/bin/env python
 """Find the 16 landmarks of every knee of a graded folder {0..4}/{subject}{L or R}.png, for grading that follows them.
 
-Writes DIR/landmarks.csv (columns of kneel/imaging/crops.py, and the networks' confidence, flags and id) beside the five
-folders, and DIR/landmarks_problems.csv: missing, every knee that was not found; note, those that are in the table and
-trained on though the networks doubt their side, size or place. Started again, it goes on where it stopped; rows of
-other networks are made anew. Rows of landmarks.csv without a word in the column weights are yours: they stay, those
-that you write while it runs as well, and those of pictures that are not there for the moment.
+Writes DIR/landmarks.csv beside the five folders (columns of kneel/imaging/crops.py; then the networks' confidence,
+flags and id, and a digest of what the row was made from), and DIR/landmarks_problems.csv: missing, every knee that was
+not found; note, those that are in the table and trained on though the networks doubt their side, size or place. Started
+again, it goes on where it stopped; rows of another picture, of other networks or of other code are made anew. Rows of
+landmarks.csv without a word in the column weights are yours: they stay, those that you write while it runs as well, and
+those of pictures that are not there for the moment.
 Research use only. Not a medical device.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import io
 import sys
 from dataclasses import dataclass, replace
@@ -24,20 +26,30 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+import deepknee
+import kneel.imaging
 from deepknee.html import FLAG_WORDS
 from deepknee.patches import TIBIAL_WIDTH_MM
 from deepknee.polarity import has_dark_bone, inverted
 from deepknee.sources import LANDMARK_TABLE, DatasetError, graded_files
 from deepknee.weights import WeightsError, find_weights
+from kneel.finding import FINDS
 from kneel.imaging.crops import COLUMNS
 from kneel.imaging.dicom import read_radiograph
+from kneel.imaging.finished import code_digest
 from kneel.imaging.geometry import Side
 from kneel.imaging.preparing import Problem, exit_status, run_tasks, write_table
 from kneel.imaging.radiograph import RadiographError
 from kneel.imaging.writing import write_whole
 from kneel.localize import KneeLocalizer
 
-MORE = ("confidence", "flags", "weights")
+MORE = ("confidence", "flags", "weights", "made_from")
+CODE = [
+    *FINDS,
+    Path(kneel.imaging.__file__).parent,
+    Path(deepknee.__file__).with_name("polarity.py"),
+    Path(__file__),
+]  # what decides, besides networks and picture, what is in a row
 CURE = "take the picture away, or add its row to landmarks.csv by hand, with the column weights left empty"
 DOUBTS = ("side_uncertain", "low_confidence", "implausible_size")
 IF_WRONG = "If its row is wrong, put it right and empty its column weights, or take the picture away."
@@ -45,9 +57,10 @@ IF_WRONG = "If its row is wrong, put it right and empty its column weights, or t
 
 @dataclass(frozen=True)
 class Task:
-    """One picture, and the networks to look with."""
+    """One picture, what its row will come from, and the networks to look with."""
 
     path: Path
+    origin: str
     weights: str
     lc: tuple[Path, ...]
     hc: tuple[Path, ...]
@@ -74,10 +87,10 @@ def locate_folder(given: argparse.Namespace) -> bool:
     table = given.images / LANDMARK_TABLE
     part = table.with_name(table.name + ".part")
     names = {picture.relative_to(given.images).as_posix(): picture for picture in pictures}
-    kept = stored(table, part, weights.id)
-    rows = {name: row for name, row in kept.items() if name in names} | by_hand(kept)
+    known = origins(names, weights.id)
+    rows = stored(table, part, known)
     networks = weights.id, tuple(weights.paths("lc")), tuple(weights.paths("hc"))
-    tasks = [Task(picture, *networks) for name, picture in names.items() if name not in rows]
+    tasks = [Task(picture, known[name], *networks) for name, picture in names.items() if name not in rows]
     problems = []
     with part.open("w", newline="", encoding="utf-8") as stream:
         writer = start_table(stream, rows)
@@ -113,13 +126,28 @@ def doubt(row: dict[str, str]) -> Problem | None:
     return Problem(row["subject_id"], row["side"], row["file"], "note", text) if words else None
 
 
-def stored(table: Path, part: Path, weights: str) -> dict[str, dict[str, str]]:
-    """Return the rows that stay, by file: those of the same networks, and before them those written by hand.
+def origins(names: dict[str, Path], weights: str) -> dict[str, str]:
+    """Describe what each row comes from by a digest of the picture, the networks, and the code that looks with them."""
+    how = f"{weights} {code_digest(CODE)} ".encode()
+    return {name: hashlib.sha256(how + content(path)).hexdigest()[:16] for name, path in names.items()}
+
+
+def content(path: Path) -> bytes:
+    """Read a picture as it lies there; of one that cannot be read, `locate` will say why."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def stored(table: Path, part: Path, known: dict[str, str]) -> dict[str, dict[str, str]]:
+    """Return the rows that stay, by file: those of the same origin, and before them those written by hand.
 
     What a broken run copied of the latter may have been corrected or deleted since: the table alone knows, if there.
     """
     earlier, broken = read_rows(table), read_rows(part)
-    same = {name: row for name, row in (earlier | broken).items() if row.get("weights") == weights}
+    ours = {name: row for name, row in (earlier | broken).items() if row.get("weights") and name in known}
+    same = {name: row for name, row in ours.items() if row.get("made_from") == known[name]}
     return same | by_hand(earlier if table.is_file() else broken)
 
 
@@ -165,7 +193,7 @@ def locate(task: Task) -> dict[str, str] | Problem:
     points = [f"{value:.3f}" for value in knee.landmarks.ravel()]
     kl, size, polarity = path.parent.name, f"{TIBIAL_WIDTH_MM / width:.5f}", str(int(dark))
     values = [file, subject, side, kl, path.parent.parent.name, size, polarity, *points]
-    more = [f"{knee.confidence:.4f}", ";".join(knee.flags), task.weights]
+    more = [f"{knee.confidence:.4f}", ";".join(knee.flags), task.weights, task.origin]
     return dict(zip([*COLUMNS, *MORE], [*values, *more], strict=True))
 
 
