@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from deepknee import weights
+from deepknee.grading_plan import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -58,3 +59,21 @@ def test_a_mistyped_column_of_projects_is_refused(door, monkeypatch, tmp_path, c
     monkeypatch.setattr("sys.argv", ["create_grading_dataset", *flags, "--project_column", "READPROJ", "--split", "x"])
     assert door.main() == 2
     assert f"{table}: no column READPROJ; has ID, SIDE, READPRJ, V00XRKL" in capsys.readouterr().err
+
+
+def test_a_list_of_bad_boxes_that_was_not_given_is_noted(door, monkeypatch, tmp_path):
+    films, poor, other = (tmp_path / f"{name}.csv" for name in ("train", "train_poor_detections", "val"))
+    films.write_text("a/V0/1/PA10/1 300 10 420 130 40 12 160 132\n")
+    poor.write_text("0L\n")
+    other.write_text(films.read_text())
+    monkeypatch.setattr(door, "OPEN", {"most": lambda roots: None})
+    monkeypatch.setattr(door, "read_readings", lambda *_, **__: None)
+    monkeypatch.setattr(door, "plan_listed", lambda *_: Plan((), ()))
+
+    def noted(*words):
+        flags = ["--cohort", "most", "--download", "d", "--readings", "r", "--out", "o", "--split", *map(str, words)]
+        monkeypatch.setattr("sys.argv", ["create_grading_dataset", *flags])
+        return [(problem.kind, problem.film) for problem in door.plan(door.parse()).problems]
+
+    assert noted(films) == noted(films, other) == [("note", str(poor))]
+    assert noted(films, "--poor", poor) == noted(other) == []

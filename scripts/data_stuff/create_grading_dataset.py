@@ -21,9 +21,11 @@ Started again it goes on where it stopped. Exit status: 0 done, 1 films are miss
 from __future__ import annotations
 
 import argparse
+import glob
 import hashlib
 import multiprocessing
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ from deepknee.roi_row import KNEES
 from kneel.finding import FINDS
 from kneel.imaging.finished import code_digest
 from kneel.imaging.oai import ContentsError
-from kneel.imaging.preparing import exit_status, tell_problem
+from kneel.imaging.preparing import Problem, exit_status, tell_problem
 from kneel.imaging.radiograph import Radiograph
 
 NAME = "create_grading_dataset"
@@ -115,7 +117,17 @@ def plan(given: argparse.Namespace) -> Plan:
     readings = read_readings(given.readings, columns, project=given.project, taken=dict(given.take))
     listed = read_lists(given.split, given.poor) if given.split else None
     download = OPEN[given.cohort](given.download)
-    return plan_all(download, readings) if listed is None else plan_listed(download, listed, readings)
+    if listed is None:
+        return plan_all(download, readings)
+    planned = plan_listed(download, listed, readings)
+    return planned if given.poor else replace(planned, problems=(*planned.problems, *poor_beside(given.split)))
+
+
+def poor_beside(lists: list[Path]) -> list[Problem]:
+    """Note the lists of bad boxes that lie beside the lists of films, as MOST_train_poor_detections.csv does."""
+    found = [path for films in lists for path in sorted(films.parent.glob(f"{glob.escape(films.stem)}_poor*"))]
+    text = "bad boxes by its name, and not given: they are cut as the others are; --poor with this file leaves them out"
+    return [Problem("", "", str(path), "note", text) for path in found]
 
 
 def parse() -> argparse.Namespace:
