@@ -1,11 +1,11 @@
 """What vouches for films that networks cut: their weights, and the code that finds knees with them."""
 
 import ast
-import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from doors import script
 
 from deepknee import weights
 from deepknee.grading_plan import Plan
@@ -15,11 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def door():
-    path = ROOT / "scripts" / "data_stuff" / "create_grading_dataset.py"
-    spec = importlib.util.spec_from_file_location("create_grading_dataset", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("data_stuff/create_grading_dataset")
 
 
 def own_imports(path):

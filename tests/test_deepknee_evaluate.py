@@ -1,16 +1,15 @@
 """Evaluation against loops and hand values; the two scripts from pictures to reports on small made-up knees."""
 
-import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from doors import script
 
 from deepknee.calibration import cross_fit
 from deepknee.conformal import Conformal
@@ -35,18 +34,8 @@ from deepknee.sources import DatasetError, read_graded
 from kneel.bootstrap import SubjectBootstrap
 from kneel.engine.snapshot import load_snapshot, save_snapshot
 
-ROOT = Path(__file__).resolve().parents[1]
 SIZE = 140
 GEOMETRY = PatchGeometry(roi_mm=50.0, roi_px=SIZE, crop=136, patch=64, top=40)
-
-
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def made_up(subjects: int = 30, seed: int = 0, model: str = "a", networks: int = 2) -> GradePredictions:
