@@ -58,7 +58,7 @@ outputs, all in DIR
   report.html     one card a knee with both pictures; one file, opens offline
   failures.csv    file, reason; also films on which no knee was found
   knees/          NAME_R.json, NAME_R_landmarks.png, NAME_R_attention.png (or _L): numbers; landmarks and outlines of
-                  the bones; attention with the five probabilities. Knees are drawn as on the film.
+                  the bones; attention with the five probabilities. Knees are drawn as on the film, upright.
                   NAME is that of the file and a code of its path, so files of the same name do not collide. The JSON
                   also holds the patient id and UIDs of the header: share it as you would share the header
   records/        one JSON a film: what is done; and the small pictures of the report

@@ -1,9 +1,12 @@
 """Pictures of a reading: the landmarks on the knee, and the attention with the five probabilities.
 
-Knees are shown as on the film: a left knee is NOT mirrored here, although its ROI is for the networks.
+Knees are shown as on the film: a left knee is NOT mirrored here, although its ROI is for the networks. Only one that
+lies upside down on the film is turned over.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -48,7 +51,7 @@ def view_frame(knee: KneeReading, size: int = PICTURE_PX) -> RoiFrame:
         Shows the same part of the film as `KneeReading.roi`.
     """
     scale = np.array(knee.frame.scale) * knee.frame.size / size
-    return RoiFrame(knee.frame.center, (float(scale[0]), float(scale[1])), (size, size), mirrored=False)
+    return replace(knee.frame, scale=(float(scale[0]), float(scale[1])), size=(size, size), mirrored=False)
 
 
 def landmark_picture(radiograph: Radiograph, knee: KneeReading, size: int = PICTURE_PX) -> Picture:

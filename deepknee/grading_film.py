@@ -186,9 +186,7 @@ def _boxed(task: RoiTask, film: Radiograph) -> tuple[dict[Side, Joint], list[Pro
             raise ValueError(f"{task.film.name}: knee {knee.side} has no box, and there is nothing to find it with")
         x, y = knee.box.center
         if not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
-            why = (
-                f"no box: its middle ({x:.0f}, {y:.0f}) is not on the film of {width} x {height} pixels: another film?"
-            )
+            why = f"no box: its middle ({x:.0f}, {y:.0f}) is not on the film of {width} x {height}: another film?"
         elif knee.beside is not None and (x > knee.beside) != (film.look_of(knee.side) == "L"):
             seen = "from behind (PatientOrientation)" if film.columns_reversed else "from the front"
             why = f"wrong side: its box is at x = {x:.0f}, the other at {knee.beside:.0f}, and the film is seen {seen}"
@@ -230,6 +228,8 @@ def _remarks(task: RoiTask, film: Radiograph, spacing: Spacing | None) -> list[s
     remarks = []
     if film.view is not None and not is_pa(film.view):
         remarks.append(f"the header says that the view is {film.view}; it was taken as the download names it")
+    if film.rows_reversed:
+        remarks.append("PatientOrientation says that the film lies upside down; it was taken as it is stored")
     if film.laterality in ("L", "R"):
         remarks.append(f"the header says that it shows the {film.laterality} knee only; it was taken to show both")
     if film.patient_id is not None and film.patient_id != task.film.subject_id:

@@ -27,6 +27,8 @@ FLAG_WORDS = {
     "low_confidence": "The knee was found with low confidence.",
     "nominal_scale": "The film carries no pixel spacing; its scale was guessed from the size of the knee.",
     "reversed_columns": "The header says that the film is seen from behind: check left and right.",
+    "upside_down": "The header says that the film lies upside down; the knee was read, and is shown, turned over.",
+    "orientation_uncertain": "The header says that the film lies upside down, but its knees look upright.",
     "dark_bone": "Bone is dark on this picture; it was read inverted.",
     "roi_outside_film": "Part of the knee lies outside the film.",
     "side_from_name": "Left or right was taken from the file name.",
@@ -224,7 +226,7 @@ def _failures(failures: Sequence[tuple[str, str]], skipped: Sequence[tuple[str, 
 def _foot(made_by: Mapping[str, Any]) -> str:
     attention = ATTENTION_WORDS[made_by.get("attention", "gradcam")]
     return (
-        f"<footer><p>{NOTICE} Knees are shown as on the film; left knees are not mirrored. Circles are the 16 "
+        f"<footer><p>{NOTICE} Knees are shown as on the film, upright; left knees are not mirrored. Circles are the 16 "
         f"landmarks, lines the bones' outlines through them. Attention is {attention}: where the networks found what "
         "speaks for the grade, not a proof of disease. Pixel spacing at detector is that of the "
         "detector: a knee appears 5 to 15 % larger there, unless the header says by how much and it was divided out. "

@@ -39,7 +39,7 @@ class KneeReading:
     attention : ndarray, shape (S, S), float32
         Where the grade comes from, in [0, 1] on the grid of `roi`; see `deepknee.attention`.
     roi : ndarray, shape (S, S), uint8
-        What the grading networks saw: lateral is at small x, so left knees of an ordinary film are mirrored.
+        What the grading networks saw: upright, lateral at small x, so left knees of an ordinary film are mirrored.
     frame : RoiFrame
         Where `roi` and `attention` lie on the film.
     center : (float, float)
@@ -55,8 +55,9 @@ class KneeReading:
     flags : tuple of str
         What to know before trusting the reading: those of `kneel.localize.LocatedKnee`, ``view_not_ap_pa`` when the
         header names another view, ``view_uncertain`` when one tag names such a view and another does not,
-        ``roi_outside_film`` when more than a tenth of the ROI has no picture, and ``dark_bone`` when the film was read
-        inverted (`deepknee.polarity`).
+        ``roi_outside_film`` when more than a tenth of the ROI has no picture, ``dark_bone`` when the film was read
+        inverted (`deepknee.polarity`), and where the header says that the film lies upside down ``upside_down`` when
+        it was read turned over, ``orientation_uncertain`` when the knees say otherwise.
     grade_set : tuple of int
         Neighbouring grades, among them `kl`, one of which is the true grade with a probability of `coverage` (see
         `deepknee.conformal`); empty where the grader has no threshold.

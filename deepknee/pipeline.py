@@ -22,7 +22,7 @@ from deepknee.polarity import inverted, knees_are_dark
 from deepknee.shared import SharedGrader
 from deepknee.weights import Weights, WeightsError, find_weights
 from kneel.imaging.dicom import read_radiograph
-from kneel.imaging.geometry import RoiFrame, Spacing, millimetres_per_pixel
+from kneel.imaging.geometry import RoiFrame, Spacing, millimetres_per_pixel, turn_points_over
 from kneel.imaging.radiograph import Radiograph, normalize_percentiles
 from kneel.imaging.tags import is_frontal
 from kneel.localize import KneeLocalizer, LocatedKnee
@@ -59,6 +59,35 @@ def read_knees(radiograph: Radiograph, localizer: KneeLocalizer, grader: Grader)
         A network answered with numbers that are no reading (not finite, probabilities that do not sum to 1), or two
         knees of one side.
     """
+    if not radiograph.rows_reversed:
+        return _read(radiograph, localizer, grader)
+    # headers err, and networks see knees in many a picture that is upside down, but less surely
+    turned, stored = (_read(film, localizer, grader) for film in (radiograph.turned_over(), radiograph))
+    if _surest(stored) > _surest(turned):
+        knees = [replace(knee, flags=("orientation_uncertain", *knee.flags)) for knee in stored.knees]
+    else:
+        knees = [_turned_over(knee, radiograph.pixels.shape[0]) for knee in turned.knees]
+    return Reading(radiograph, tuple(knees))
+
+
+def _surest(reading: Reading) -> float:
+    return max((knee.confidence for knee in reading.knees), default=0.0)
+
+
+def _turned_over(knee: KneeReading, height: int) -> KneeReading:
+    """Say where a knee that was read on the film turned over lies on the film."""
+    x, y = turn_points_over(knee.center, height)
+    return replace(
+        knee,
+        landmarks=turn_points_over(knee.landmarks, height),
+        center=(float(x), float(y)),
+        frame=knee.frame.turned_over(height),
+        flags=("upside_down", *knee.flags),
+    )
+
+
+def _read(radiograph: Radiograph, localizer: KneeLocalizer, grader: Grader) -> Reading:
+    """Find and grade the knees of a film as its rows stand."""
     located, film = _locate(radiograph, localizer)
     if knees_are_dark(film, [knee.landmarks for knee in located]):
         again, film = _locate(inverted(radiograph), localizer)

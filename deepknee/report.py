@@ -86,6 +86,7 @@ def knee_record(file: str, radiograph: Radiograph, knee: KneeReading, provenance
             "film_px_per_roi_px": _plain(frame.scale),
             "size": [int(side) for side in frame.size],
             "mirrored": bool(frame.mirrored),
+            "upside_down": bool(frame.upside_down),
         },
         "film": {"rows": rows, "columns": columns, **{key: getattr(radiograph, key) for key in _FILM_KEYS}},
         "made_by": dict(provenance),

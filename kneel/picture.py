@@ -127,6 +127,8 @@ def _remarks(task: FilmTask, film: Radiograph) -> list[str]:
     remarks = []
     if film.columns_reversed:
         remarks.append("PatientOrientation says the film is seen from behind; sides were taken as they look on it")
+    if film.rows_reversed:
+        remarks.append("PatientOrientation says that the film lies upside down; it was taken as it is stored")
     if task.bilateral and film.laterality in ("L", "R"):
         remarks.append(f"the header says that it shows the {film.laterality} knee only; it was taken to show both")
     if film.patient_id is not None and film.patient_id != task.subject_id:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from numpy.typing import NDArray
@@ -71,5 +72,5 @@ def search_window(
     first, last = {"left half": (0, -(-width // 2)), "right half": (width // 2, width), "whole": (0, width)}[part]
     box = (first, last, 0, height)
     frame = RoiFrame.covering(box, spacing_mm, side=side, roi_spacing_mm=window_spacing_mm)
-    inside = RoiFrame((frame.center[0] - first, frame.center[1]), frame.scale, frame.size, frame.mirrored)
+    inside = replace(frame, center=(frame.center[0] - first, frame.center[1]))
     return SearchWindow(inside.crop(film[:, first:last]), frame)

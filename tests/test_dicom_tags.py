@@ -184,11 +184,23 @@ def test_views_that_contradict_each_other(position, code, other):
 
 
 @pytest.mark.parametrize(
-    ("orientation", "is_reversed"),
-    [(["L", "F"], False), (["R", "F"], True), (["RA", "F"], True), (["A", "F"], False), ("", False), ("R", True)],
+    ("orientation", "columns", "rows"),
+    [
+        (["L", "F"], False, False),
+        (["R", "F"], True, False),
+        (["RA", "F"], True, False),
+        (["A", "F"], False, False),
+        ("", False, False),
+        ("R", True, False),
+        (["L", "H"], False, True),
+        (["R", "H"], True, True),
+        (["L", "HP"], False, True),
+        (["H", "L"], False, False),  # lies on its side
+    ],
 )
-def test_columns_reversed(orientation, is_reversed):
-    assert read(PatientOrientation=orientation).columns_reversed is is_reversed
+def test_orientation(orientation, columns, rows):
+    film = read(PatientOrientation=orientation)
+    assert (film.columns_reversed, film.rows_reversed) == (columns, rows)
 
 
 @pytest.mark.parametrize(
@@ -224,5 +236,5 @@ def test_strange_character_set_is_no_obstacle():
 
 def test_pixels_are_as_stored_whatever_the_side():
     pixels = files.film()
-    for tags in ({"ImageLaterality": "L"}, {"PatientOrientation": ["R", "F"]}):
+    for tags in ({"ImageLaterality": "L"}, {"PatientOrientation": ["R", "F"]}, {"PatientOrientation": ["R", "H"]}):
         assert np.array_equal(read(**tags).pixels, pixels)

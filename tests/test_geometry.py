@@ -70,6 +70,22 @@ def test_left_rois_are_mirror_images_of_right_ones():
     np.testing.assert_allclose(left.crop(image), right.crop(image)[:, ::-1], atol=1e-5)
 
 
+@pytest.mark.parametrize("side", ["L", "R"])
+def test_a_frame_turned_over_shows_the_same_of_the_image_turned_over(side):
+    image = np.random.default_rng(2).random((50, 60), dtype=np.float32)
+    frame = RoiFrame.around((30.3, 14.75), 8, (0.4, 0.3), side=side, roi_spacing_mm=0.5)
+    over, point = frame.turned_over(50), np.array([[28.0, 16.0]])
+    np.testing.assert_allclose(over.crop(np.ascontiguousarray(image[::-1])), frame.crop(image), atol=1e-5)
+    np.testing.assert_allclose(over.to_roi([[28.0, 49 - 16.0]]), frame.to_roi(point), atol=1e-9)
+    np.testing.assert_allclose(over.to_image(over.to_roi(point)), point, atol=1e-9)
+    assert over.turned_over(50) == frame
+
+
+def test_turned_points_follow_the_pixels_of_a_flip():
+    image = blob((40, 30), (12.3, 7.8), sigma=2)
+    np.testing.assert_allclose(geometry.turn_points_over((12.3, 7.8), 40), centroid(image[::-1]), atol=0.01)
+
+
 def test_crop_at_whole_pixels_is_a_slice():
     image = np.arange(600, dtype=np.uint16).reshape(20, 30)
     frame = RoiFrame((9.5, 7.5), (1.0, 1.0), (4, 4))

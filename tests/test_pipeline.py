@@ -11,6 +11,7 @@ from oracle import SHAPE_MM, FakeGrader, FakeLocalizer, film, place_knee
 
 import deepknee
 from deepknee.conformal import Conformal
+from deepknee.draw import attention_picture, landmark_picture
 from deepknee.knee_reading import ReadingError
 from deepknee.member import GraderSettings
 from deepknee.networks import build_net
@@ -79,6 +80,47 @@ def test_on_a_film_from_behind_the_other_knee_is_mirrored():
     assert not left.frame.mirrored
     (right,) = read(("R", (280.0, 150.0)), columns_reversed=True).knees
     assert right.frame.mirrored
+
+
+class UprightLocalizer(FakeLocalizer):
+    """Is surer of films that brighten downwards; the film of the oracle does."""
+
+    def locate(self, radiograph, film):
+        upright = film[-1].mean() > film[0].mean()
+        return [replace(knee, confidence=0.9 if upright else 0.2) for knee in super().locate(radiograph, film)]
+
+
+@pytest.mark.parametrize("columns_reversed", [False, True])
+def test_a_film_that_lies_upside_down_is_read_turned_over_and_told_in_its_own_pixels(columns_reversed):
+    spacing = (0.5, 0.4)
+    localizer = UprightLocalizer([place_knee(*place, spacing) for place in (RIGHT, LEFT)])
+    upright = film(spacing_mm=spacing, columns_reversed=columns_reversed)
+    wanted = read_knees(upright, localizer, FakeGrader())
+    stored = upright.turned_over()
+    assert stored.rows_reversed
+    reading = read_knees(stored, localizer, FakeGrader())
+    assert reading.radiograph is stored
+    for knee, right in zip(reading.knees, wanted.knees, strict=True):
+        assert knee.flags == ("upside_down", *right.flags)
+        assert (knee.side, knee.kl, knee.measures) == (right.side, right.kl, right.measures)
+        np.testing.assert_array_equal(knee.roi, right.roi)
+        np.testing.assert_array_equal(knee.attention, right.attention)
+        np.testing.assert_allclose(knee.landmarks, right.landmarks * (1, -1) + (0, 299))
+        assert knee.center == pytest.approx((right.center[0], 299 - right.center[1]))
+        np.testing.assert_allclose(knee.frame.to_roi(knee.landmarks), right.frame.to_roi(right.landmarks))
+        for draw in (landmark_picture, attention_picture):
+            drawn, expected = (draw(one.radiograph, each) for one, each in ((reading, knee), (wanted, right)))
+            assert np.abs(drawn.astype(int) - expected).max() <= 1
+
+
+def test_a_header_that_calls_an_upright_film_upside_down_is_not_believed():
+    localizer = UprightLocalizer([place_knee(*RIGHT, (0.5, 0.5))])
+    (knee,) = read_knees(film(rows_reversed=True), localizer, FakeGrader()).knees
+    (wanted,) = read_knees(film(), localizer, FakeGrader()).knees
+    assert knee.flags == ("orientation_uncertain",)
+    np.testing.assert_array_equal(knee.landmarks, wanted.landmarks)
+    assert knee.frame == wanted.frame
+    assert read_knees(film(rows_reversed=True), UprightLocalizer([]), FakeGrader()).knees == ()
 
 
 def test_roi_is_cut_from_the_normalised_film():

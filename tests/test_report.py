@@ -102,6 +102,7 @@ def test_json_round_trip_is_exact(reading):
         "film_px_per_roi_px": list(knee.frame.scale),
         "size": [60, 60],
         "mirrored": True,
+        "upside_down": False,
     }
     assert (read["film"]["rows"], read["film"]["columns"], read["film"]["patient_id"]) == (300, 400, "P1")
     assert read["notice"] == "Research use only. Not a medical device."

@@ -25,7 +25,7 @@ from kneel.imaging.header import Header, library_errors
 from kneel.imaging.parse import PixelElement, dataset_pixels, parse_dicom
 from kneel.imaging.radiograph import Radiograph, RadiographError
 from kneel.imaging.raster import read_raster
-from kneel.imaging.tags import Spacing, columns_reversed, read_laterality, read_spacing, read_view, valid_spacing
+from kneel.imaging.tags import Spacing, read_laterality, read_orientation, read_spacing, read_view, valid_spacing
 from kneel.imaging.values import grey_levels
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Dataset
@@ -178,6 +178,7 @@ def _from_dicom(
     _check_contrast(grey, padding)
     spacing, spacing_kind = read_spacing(header)
     view, other_view = read_view(header)
+    columns_reversed, rows_reversed = read_orientation(header)
     return Radiograph(
         pixels=_freeze(grey),
         spacing_mm=given or spacing,
@@ -191,7 +192,8 @@ def _from_dicom(
         study_instance_uid=header.text("StudyInstanceUID"),
         series_instance_uid=header.text("SeriesInstanceUID"),
         patient_id=header.text("PatientID"),
-        columns_reversed=columns_reversed(header),
+        columns_reversed=columns_reversed,
+        rows_reversed=rows_reversed,
         padding=None if padding is None else _freeze(padding),
         source=name,
     )

@@ -1,11 +1,12 @@
 """Image <-> ROI coordinates: the sole owner of the pixel conventions.
 
 Points are float (x, y); an integer is the CENTRE of a pixel, so the picture of a ``W`` pixel wide image spans
-``-0.5 .. W - 0.5``. From this follow the three formulae that the whole project uses:
+``-0.5 .. W - 0.5``. From this follow the formulae that the whole project uses:
 
 ========================  =============================
 resize by a factor ``s``  ``x' = (x + 0.5) s - 0.5``
 mirror                    ``x' = W - 1 - x``
+turn over                 ``y' = H - 1 - y``
 normalise                 ``u = (x + 0.5) / W``
 ========================  =============================
 
@@ -15,7 +16,7 @@ The last one is carried out where networks answer, in `kneel.codec`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import cv2
@@ -76,6 +77,29 @@ def mirror_points(points: ArrayLike, width: int) -> NDArray[np.float64]:
     return out
 
 
+def turn_points_over(points: ArrayLike, height: int) -> NDArray[np.float64]:
+    """Move points with an image whose last row becomes the first: ``y -> height - 1 - y``.
+
+    Parameters
+    ----------
+    points : array_like, shape (..., 2)
+        (x, y) in pixels.
+    height : int
+        Height of the image in pixels.
+
+    Returns
+    -------
+    ndarray, shape (..., 2)
+        (x, y) in pixels of the image turned over.
+
+    Examples
+    --------
+    >>> turn_points_over([[0.0, 3.0]], 10)
+    array([[0., 6.]])
+    """
+    return mirror_points(np.asarray(points, float)[..., ::-1], height)[..., ::-1]
+
+
 def turn_about_middle(shape: Sequence[int], degrees: float, scale: float = 1.0) -> NDArray[np.float64]:
     """Return the matrix that turns and scales an image about its middle.
 
@@ -129,12 +153,15 @@ class RoiFrame:
         Width and height of the ROI in ROI pixels.
     mirrored : bool
         Whether the ROI is the mirror image of the window (left knees are mirrored to look like right ones).
+    upside_down : bool
+        Whether the window lies upside down on the image: the first row of the ROI is its lowest.
     """
 
     center: tuple[float, float]
     scale: tuple[float, float]
     size: tuple[int, int]
     mirrored: bool = False
+    upside_down: bool = False
 
     def __post_init__(self) -> None:
         """Refuse windows without an extent."""
@@ -223,9 +250,25 @@ class RoiFrame:
     def _matrix(self) -> NDArray[np.float64]:
         """Affine (2, 3) from ROI pixels to image pixels."""
         sx = -self.scale[0] if self.mirrored else self.scale[0]
-        sy = self.scale[1]
+        sy = -self.scale[1] if self.upside_down else self.scale[1]
         middle_x, middle_y = (self.size[0] - 1) / 2, (self.size[1] - 1) / 2
         return np.array([[sx, 0, self.center[0] - sx * middle_x], [0, sy, self.center[1] - sy * middle_y]])
+
+    def turned_over(self, height: int) -> RoiFrame:
+        """Return the frame that shows the same of an image whose last row becomes the first.
+
+        Parameters
+        ----------
+        height : int
+            Height of the image in pixels.
+
+        Returns
+        -------
+        RoiFrame
+            Its `crop` of the image turned over is that of this one of the image as it is.
+        """
+        x, y = turn_points_over(self.center, height)
+        return replace(self, center=(float(x), float(y)), upside_down=not self.upside_down)
 
     def to_image(self, points: ArrayLike) -> NDArray[np.float64]:
         """ROI pixels to image pixels.

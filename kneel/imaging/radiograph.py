@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import cv2
@@ -66,6 +66,9 @@ class Radiograph:
     columns_reversed : bool
         True when Patient Orientation says that columns run towards the patient's right, so that the LEFT edge of the
         film is the patient's left: a film seen from behind.
+    rows_reversed : bool
+        True when Patient Orientation says that rows run towards the patient's head, so that the TOP of the film is the
+        patient's feet: a film that lies upside down.
     padding : ndarray of bool, shape (H, W), or None
         True where the detector saw nothing. None when no pixel is padding.
     source : str
@@ -86,6 +89,7 @@ class Radiograph:
     patient_id: str | None = None
     side_from_name: bool = False
     columns_reversed: bool = False
+    rows_reversed: bool = False
     padding: NDArray[np.bool_] | None = None
     source: str = "<memory>"
 
@@ -105,6 +109,13 @@ class Radiograph:
         if not self.columns_reversed:
             return side
         return "R" if side == "L" else "L"
+
+    def turned_over(self) -> Radiograph:
+        """Return the film with its last row first; points move by `kneel.imaging.geometry.turn_points_over`."""
+        pixels = self.pixels[::-1].copy()
+        pixels.flags.writeable = False
+        padding = None if self.padding is None else self.padding[::-1].copy()
+        return replace(self, pixels=pixels, padding=padding, rows_reversed=not self.rows_reversed)
 
 
 def normalize_percentiles(

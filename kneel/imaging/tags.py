@@ -150,13 +150,20 @@ def is_pa(view: str) -> bool:
     return _PA.search(view.upper()) is not None
 
 
-def columns_reversed(header: Header) -> bool:
-    """Say whether columns run towards the patient's right, by Patient Orientation (PS3.3 C.7.6.1.1.1).
+def read_orientation(header: Header) -> tuple[bool, bool]:
+    """Say how the film lies, by Patient Orientation (PS3.3 C.7.6.1.1.1).
 
-    Its first value is the direction of the rows, that is of increasing columns: ``L`` on a film seen from the front,
-    whose left edge is the patient's right. ``R`` is the reverse.
+    Returns
+    -------
+    columns_reversed : bool
+        Columns run towards the patient's right. The first value is the direction of the rows, that is of increasing
+        columns: ``L`` on a film seen from the front, whose left edge is the patient's right. ``R`` is the reverse.
+    rows_reversed : bool
+        Rows run towards the head. The second value is the direction of the columns, that is of increasing rows: ``F``
+        on a film that stands upright, ``H`` on one that lies upside down.
     """
-    return (header.text("PatientOrientation") or "").upper().startswith("R")
+    columns, _, rows = (header.text("PatientOrientation") or "").upper().partition("\\")
+    return columns.startswith("R"), rows.strip().startswith("H")
 
 
 def _magnification(header: Header) -> float:
