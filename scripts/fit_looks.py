@@ -4,8 +4,9 @@
 Needs crops or films of single knees whose side is known, from the header or by file name (9001695L.png), and which the
 landmark networks were not trained on; points are not needed. Every knee is read as if its side were unknown, then seen
 both ways round (kneel/looks.py). What is printed is cross-fitted over subjects (PatientID, else or where it is one word
-for all the file name without side); 10 are needed at least. Weights stay byte for byte; each file is written beside
-its place, then renamed.
+for all the file name without side); 10 are needed at least. Before it stands whether the networks were trained on any
+of these subjects, as far as their snapshots note theirs. Weights stay byte for byte; each file is written beside its
+place, then renamed.
 
 Research use only. Not a medical device.
 """
@@ -24,8 +25,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from deepknee.weights import WeightsError, find_weights
-from kneel.engine.snapshot import SnapshotError, update_snapshot
+from deepknee.unseen import Training, tell_unseen
+from deepknee.weights import Weights, WeightsError, find_weights
+from kneel.engine.snapshot import SnapshotError, load_metadata, update_snapshot
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.parse import parse_dicom
 from kneel.imaging.radiograph import RadiographError, normalize_percentiles
@@ -75,6 +77,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"fit_looks: {error}", file=sys.stderr)
         return 1
     whose, right, wrong = ([getattr(knee, name) for knee in knees] for name in ("subject", "right", "wrong"))
+    print(whether_seen(weights, whose, given.images))
     report(cross_fitted(right, wrong, whose), len(set(whose)))
     stored = fit_looks(right, wrong).dump() | {"knees": len(knees), "networks": len(weights.paths("hc"))}
     if given.dry_run:
@@ -140,6 +143,13 @@ def check_subjects(subjects: Iterable[str]) -> None:
             f"knees of {len(different)} subjects ({', '.join(different)}): at least {LEAST_SUBJECTS} are needed, told "
             "by PatientID or by file name"
         )
+
+
+def whether_seen(weights: Weights, subjects: Sequence[str], images: Path) -> str:
+    """Say whether the networks were trained on the subjects of the knees, whose grades nobody knows here."""
+    paths = [*weights.paths("lc"), *weights.paths("hc")]
+    trainings = [Training.of_snapshot(str(path), load_metadata(path)[0]) for path in paths]
+    return tell_unseen(trainings, subjects, [0] * len(subjects), str(images))
 
 
 def look(path: Path, subject: str, localizer: KneeLocalizer) -> Seen:

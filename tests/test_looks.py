@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from kneel.engine.folds import subject_marks
 from kneel.engine.snapshot import load_snapshot, update_snapshot
 from kneel.look_fit import cross_fitted, fit_looks
 from kneel.looks import CLEAR, FEATURES, SHARPER, LookModel, features
@@ -145,6 +146,27 @@ def test_the_script_stores_the_fit_beside_the_weights(script, tmp_path, monkeypa
     assert (stored["look"]["knees"], stored["look"]["networks"]) == (119, 1)
     assert {name: tensor.tolist() for name, tensor in after.items()} == {n: t.tolist() for n, t in before.items()}
     assert script.main([*words, "--limit", "50"]) == 1
+
+
+def test_the_script_says_whether_the_networks_know_the_knees(script, tmp_path, monkeypatch, capsys):
+    weights, images = tmp_path / "weights", tmp_path / "images"
+    shutil.copytree(ROOT / "pretrained" / "kneel", weights)
+    images.mkdir()
+    for number in range(100):
+        (images / f"{number}L.png").touch()
+    right, wrong = looks(100, 8)
+    pairs = {f"{number}L.png": pair for number, pair in enumerate(zip(right, wrong, strict=True))}
+    monkeypatch.setattr(script, "look", lambda path, subject, _: script.Seen(subject, *pairs[path.name]))
+    for path in weights.rglob("*.safetensors"):
+        update_snapshot(path, {"trained_on": subject_marks(["200"]), "chosen_on": subject_marks(["201"])})
+    words = ["--images", str(images), "--weights", str(weights), "--dry_run"]
+    assert script.main(words) == 0
+    assert "None of these subjects was in the training of a network.\n" in capsys.readouterr().out
+    update_snapshot(weights / "hc" / "best.safetensors", {"trained_on": subject_marks(["200", "17"])})
+    assert script.main(words) == 0
+    said = capsys.readouterr().out
+    assert "not unseen knees" in said
+    assert "1 of its 100 subjects: 17;" in said
 
 
 @pytest.mark.parametrize(("number", "of"), [(None, 1), (1, 1), (2, 2)])
