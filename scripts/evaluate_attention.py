@@ -9,7 +9,8 @@ that of all networks and of all looks, upright and turned, and pixels that none 
 explain the upright knee.
 
 Writes to --out:
-  attention.md/.csv  the figures, with 95 % intervals by bootstrap over subjects, and their differences from random maps
+  attention.md/.csv  the figures, with 95 % intervals by bootstrap over subjects, and their differences from random
+                     maps; .md says too whether the networks were trained on any of these subjects
   knees.csv          one row a knee and map
   curves.png         mean curves with their intervals
   maps.png           maps of a few knees of every grade; the outline is the joint space
@@ -44,6 +45,7 @@ from deepknee.faithfulness import (
 from deepknee.knee_reading import KneeReading, ReadingError
 from deepknee.pipeline import DeviceError, Reader, load_reader
 from deepknee.sources import DatasetError, graded_files
+from deepknee.unseen import tell_unseen
 from deepknee.weights import WeightsError
 from kneel.bootstrap import SubjectBootstrap, interval
 from kneel.imaging.cohort import read_cohort
@@ -92,10 +94,13 @@ def main() -> int:
     given.out.mkdir(parents=True, exist_ok=True)
     rows = pd.DataFrame([row for knee in measured for row in knee.rows])
     rows.to_csv(given.out / "knees.csv", index=False)
-    bootstrap = SubjectBootstrap([knee.rows[0]["subject_id"] for knee in measured])
+    subjects, grades = ([knee.rows[0][name] for knee in measured] for name in ("subject_id", "kl"))
+    trainings = [member.training for member in reader.grader.members]
+    training = tell_unseen(trainings, subjects, grades, str(given.cohort or given.graded))
+    bootstrap = SubjectBootstrap(subjects)
     summary = summarize(rows, bootstrap)
     summary.to_csv(given.out / "attention.csv", index=False)
-    text = markdown(summary, rows, len(problems))
+    text = markdown(summary, rows, len(problems), training)
     (given.out / "attention.md").write_text(text, encoding="utf-8")
     draw_curves(measured, bootstrap, given.out / "curves.png")
     draw_maps(measured, given.out / "maps.png")
@@ -203,13 +208,13 @@ def summarize(rows: pd.DataFrame, bootstrap: SubjectBootstrap) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def markdown(summary: pd.DataFrame, rows: pd.DataFrame, left_out: int) -> str:
+def markdown(summary: pd.DataFrame, rows: pd.DataFrame, left_out: int, training: str) -> str:
     """Write the table for people."""
     ours = rows[rows["map"] == RANDOM]
     lines = [
         f"{len(ours)} knees of {ours.subject_id.nunique()} subjects ({left_out} left out); 95 % intervals by bootstrap "
         f"over subjects. The joint space fills {ours.band_area.mean():.0%} of what the networks see. The grade "
-        f"explained is the likeliest; it has a probability of {ours.probability.mean():.2f} on average.",
+        f"explained is the likeliest; it has a probability of {ours.probability.mean():.2f} on average. {training}",
         "",
     ]
     for figure, words in FIGURES.items():

@@ -1,10 +1,13 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from doors import script
 from oracle import SHAPE_MM
 
 from deepknee.faithfulness import (
@@ -14,6 +17,8 @@ from deepknee.faithfulness import (
     random_map,
     share_inside,
 )
+from deepknee.unseen import Training
+from kneel.engine.folds import subject_marks
 from kneel.phantom.cohort import write_cohort
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "evaluate_attention.py"
@@ -175,6 +180,34 @@ def test_the_evaluation_of_shipped_networks_on_phantoms(tmp_path: Path) -> None:
     for name in ("curves", "maps"):
         assert (tmp_path / "out" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "out" / "attention.md").read_text() in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "words"),
+    [
+        (["1", "x"], r"\*\*These are not unseen knees\*\*.*1 of its 2 subjects: 1;"),
+        (["3"], r"None of these subjects was in the training of a network\."),
+        (None, r"cannot be checked: 1 of 1 snapshots do not note theirs, as there\."),
+    ],
+)
+def test_the_report_says_whether_the_networks_know_the_knees(
+    trained_on: list[str] | None, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = script("evaluate_attention")
+    training = Training("there", None if trained_on is None else subject_marks(trained_on))
+    reader = SimpleNamespace(grader=SimpleNamespace(members=[SimpleNamespace(training=training)]))
+    values = dict.fromkeys([*evaluate.FIGURES, "band_area", "probability"], 0.5) | {"empty": False}
+    measured = [
+        SimpleNamespace(rows=[{"subject_id": s, "kl": 2, "map": name} | values for name in evaluate.MAPS]) for s in "12"
+    ]
+    monkeypatch.setattr(evaluate, "load_reader", lambda *_: reader)
+    monkeypatch.setattr(evaluate, "cohort_knees", lambda _: [])
+    monkeypatch.setattr(evaluate, "measure_all", lambda *_: (measured, []))
+    for name in ("draw_curves", "draw_maps"):
+        monkeypatch.setattr(evaluate, name, lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["evaluate_attention.py", "--cohort", "c", "--out", str(tmp_path)])
+    assert evaluate.main() == 0
+    assert re.search(words, (tmp_path / "attention.md").read_text())
 
 
 @pytest.mark.slow
