@@ -34,7 +34,7 @@ from kneel.imaging.radiograph import RadiographError
 
 _NOTED = ("grade", "subject", "name")
 _HERE = Path(__file__).parent
-_CODE = [_HERE / f"{name}.py" for name in ("sources", "patches", "intensity", "polarity", "rois")]
+_CODE = [_HERE / f"{name}.py" for name in ("dataset", "sources", "patches", "intensity", "polarity", "rois")]
 _CODE.append(Path(kneel.imaging.__file__).parent)  # the films' decoders
 
 
@@ -178,8 +178,12 @@ def load_knees(folder: Path, source: Source, geometry: PatchGeometry, contrast: 
         refuse(refused)
         if not knees:
             raise DatasetError(f"{folder}: no knees in it")
-        return [knee.roi for knee in knees], [{name: getattr(knee, name) for name in _NOTED} for knee in knees]
+        notes = [{field: getattr(knee, field) for field in _NOTED} for knee in knees]
+        # whoever takes them from the cache may spell the folder otherwise
+        below = [{"name": knee.name.removeprefix(f"{folder}{os.sep}")} for knee in knees]
+        return [knee.roi for knee in knees], [a | b for a, b in zip(notes, below, strict=True)]
 
     kept = cached(make, [source.source, geometry, contrast, items, landmarks], _CODE, str(folder))
     grade, subject, name = ([note[field] for note in kept.notes] for field in _NOTED)
-    return GradedKnees(kept.stacked(), np.array(grade, np.int64), tuple(subject), tuple(name))
+    names = tuple(str(folder / each) for each in name)
+    return GradedKnees(kept.stacked(), np.array(grade, np.int64), tuple(subject), names)

@@ -50,6 +50,21 @@ def test_left_knees_are_mirrored_and_rows_are_in_order(tmp_path: Path) -> None:
         assert Path(knees.names[number]).name == f"{subject}{'LR'[number % 2]}.png"
 
 
+@pytest.mark.parametrize("source", ["graded_folder", "phantom"])
+def test_names_are_spelled_as_the_folder_was_although_the_pictures_come_from_the_cache(
+    source: str, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_graded(tmp_path, "train", 300)
+    root, where = (tmp_path, FOLDER) if source == "graded_folder" else (cohort, PhantomSource(source="phantom"))
+    monkeypatch.chdir(root)
+    first = load_knees(Path("train"), where, GEOMETRY, "film")
+    monkeypatch.setattr("deepknee.dataset.read_all", lambda *_: pytest.fail("read again"))
+    for folder in (root / "train", Path("train")):
+        again = load_knees(folder, where, GEOMETRY, "film")
+        assert again.names == tuple(str(folder.parent / name) for name in first.names)
+        np.testing.assert_array_equal(again.rois, first.rois)
+
+
 def test_dark_bone_is_inverted(tmp_path: Path) -> None:
     (tmp_path / "3").mkdir()
     path = tmp_path / "3" / "17R.png"
