@@ -27,7 +27,7 @@ from deepknee.sources import (
     refuse,
 )
 from kneel.engine.folds import check_leakage, grouped_folds
-from kneel.engine.pixel_cache import cached
+from kneel.engine.pixel_cache import Pictures, cached
 from kneel.engine.reading import read_all
 from kneel.imaging.cohort import read_cohort
 from kneel.imaging.radiograph import RadiographError
@@ -142,8 +142,10 @@ def load_split(
     return both.subset(first), both.subset(second)
 
 
-def load_knees(folder: Path, source: Source, geometry: PatchGeometry, contrast: Contrast) -> GradedKnees:
-    """Read all knees of a folder, in parallel, with a progress bar.
+def load_knees(
+    folder: Path, source: Source, geometry: PatchGeometry, contrast: Contrast, *, keep: bool = True
+) -> GradedKnees:
+    """Read all knees of a folder, in parallel, with a progress bar; the second time from the cache.
 
     Parameters
     ----------
@@ -151,6 +153,8 @@ def load_knees(folder: Path, source: Source, geometry: PatchGeometry, contrast: 
         A cohort, a folder of the folders 0 to 4, or one of ``knees.csv``.
     source, geometry, contrast
         As for `load_split`.
+    keep : bool
+        False for a folder that is read this once: the cache then holds nothing of it.
 
     Returns
     -------
@@ -183,7 +187,8 @@ def load_knees(folder: Path, source: Source, geometry: PatchGeometry, contrast: 
         below = [{"name": knee.name.removeprefix(f"{folder}{os.sep}")} for knee in knees]
         return [knee.roi for knee in knees], [a | b for a, b in zip(notes, below, strict=True)]
 
-    kept = cached(make, [source.source, geometry, contrast, items, landmarks], _CODE, str(folder))
+    depends_on = [source.source, geometry, contrast, items, landmarks]
+    kept = cached(make, depends_on, _CODE, str(folder)) if keep else Pictures(*make())
     grade, subject, name = ([note[field] for note in kept.notes] for field in _NOTED)
     names = tuple(str(folder / each) for each in name)
     return GradedKnees(kept.stacked(), np.array(grade, np.int64), tuple(subject), names)

@@ -32,6 +32,7 @@ from deepknee.resample import resampled_metrics
 from deepknee.robustness import CHANGES, robustness_table, write_changed
 from deepknee.sources import DatasetError, read_graded
 from kneel.bootstrap import SubjectBootstrap
+from kneel.engine.pixel_cache import cache_folder
 from kneel.engine.snapshot import load_snapshot, save_snapshot
 
 SIZE = 140
@@ -293,6 +294,16 @@ def test_mirroring_and_inversion_change_nothing(data: Path, weights: Path) -> No
     for path in data.glob("3/*.png"):  # dark bone is righted before the networks
         roi = read_graded(path, GEOMETRY, "film").roi
         assert roi[:, 40:100].mean() > roi[:, :8].mean()
+
+
+def test_changed_pictures_stay_out_of_the_cache(data: Path, weights: Path) -> None:
+    grader, folder = grader_of(weights), cache_folder()
+    assert folder is not None
+    plain = grade_folder(grader, data, model="tiny")
+    kept = sorted(folder.iterdir())
+    assert kept
+    robustness_table(grader, data, plain, resamples=20)
+    assert sorted(folder.iterdir()) == kept
 
 
 def test_grading_is_that_of_the_grader_knee_by_knee(data: Path, weights: Path) -> None:
