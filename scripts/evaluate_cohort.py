@@ -82,7 +82,10 @@ def main() -> int:
 
 
 def evaluate_film(film: CohortFilm, reader: Reader) -> list[dict]:
-    """Compare the reading of a film with its truth: one row a true knee, and one a knee that is not there."""
+    """Compare the reading of a film with its truth: one row a true knee, and one a knee that is not there.
+
+    A knee that nobody annotated is there all the same, unless the header names a single one.
+    """
     try:
         radiograph = read_radiograph(film.path)
         reading = {knee.side: knee for knee in reader.read(film.path).knees}
@@ -110,8 +113,8 @@ def evaluate_film(film: CohortFilm, reader: Reader) -> list[dict]:
             row |= {f"p{grade}": knee.probabilities[grade] for grade in GRADES}
             row |= {f"e{number}": error for number, error in enumerate(errors)}
         rows.append(row)
-    invented = [{"subject_id": film.subject_id, "side": side, "found": True} for side in reading]
-    return rows + invented
+    others = reading if radiograph.laterality in ("L", "R") else ()
+    return rows + [{"subject_id": film.subject_id, "side": side, "found": True} for side in others]
 
 
 def _who(film: CohortFilm, truth: KneeAnnotation) -> dict:
@@ -137,9 +140,9 @@ FIGURES: dict[str, Callable[[pd.DataFrame], float]] = {
 
 
 def kappa(true: pd.DataFrame) -> float:
-    """Quadratic kappa over the knees that were found; NaN for fewer than two."""
+    """Quadratic kappa over the knees that were found; NaN where a single grade is all there is."""
     seen = true[true.found]
-    if len(seen) < 2:
+    if len({*seen.kl, *seen.predicted_kl}) < 2:
         return float("nan")
     return cohen_kappa_score(seen.kl.astype(int), seen.predicted_kl.astype(int), labels=[*GRADES], weights="quadratic")
 
