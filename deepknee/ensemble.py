@@ -3,6 +3,7 @@
 Dimensions: N knees, S ROI pixels, A answers: M networks, each upright and with every turn.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -26,6 +27,7 @@ from deepknee.views import Compartments, View, turned, turned_from
 from kneel.engine.config import ConfigError
 from kneel.imaging.geometry import RoiFrame, Side, Spacing
 
+_log = logging.getLogger(__name__)
 Same = TypeVar("Same")
 _BATCH = 32  # looks at a time, so that a folder of ROIs does not fill the memory
 
@@ -88,7 +90,7 @@ class Grader:
         device: str | torch.device = "cpu",
         attention: Method = "gradcam",
     ) -> Self:
-        """Load the networks of an ensemble.
+        """Load the networks of an ensemble; a warning tells of a calibration that is not of just these.
 
         Parameters
         ----------
@@ -104,7 +106,15 @@ class Grader:
         ValueError
             No file, or files of different geometry or modes.
         """
-        return cls([load_member(path) for path in paths], mode=mode, device=device, attention=attention)
+        grader = cls([load_member(path) for path in paths], mode=mode, device=device, attention=attention)
+        held = sum(member.settings.conformal is not None for member in grader.members)
+        if held and grader.conformal is None and grader.mode == "mean":
+            _log.warning(
+                "%s: calibrated with other networks or turns than now (%d of %d networks hold a threshold); they grade "
+                "without that temperature and without sets of grades. scripts/calibrate_kl.py calibrates just these",
+                *(paths[0], held, len(paths)),
+            )
+        return grader
 
     def frame(self, landmarks: NDArray[np.float64], spacing_mm: Spacing, side: Side) -> RoiFrame:
         """Lay the ROI that the networks were trained on around a knee; see `PatchGeometry.frame_of`."""

@@ -88,6 +88,19 @@ def test_no_sets_but_those_of_just_this_ensemble() -> None:
     assert Grader([with_sets(0, 1)], mode="2018").predict(random_rois(1)).sets is None
 
 
+def test_a_calibration_that_is_left_out_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    paths = [tmp_path / f"{seed}.safetensors" for seed in (0, 1)]
+    for seed, path in enumerate(paths):
+        part = with_sets(seed, 2)
+        save_snapshot(path, part.net.state_dict(), {"task": "kl", **part.settings.model_dump(mode="json")})
+    assert Grader.from_snapshots(paths).conformal is not None
+    assert caplog.messages == []
+    assert Grader.from_snapshots(paths[:1]).conformal is None
+    (said,) = caplog.messages
+    assert said.startswith(f"{paths[0]}: calibrated with other networks or turns than now (1 of 1 networks hold")
+    assert "without sets of grades. scripts/calibrate_kl.py calibrates" in said
+
+
 def test_a_temperature_of_an_ensemble_acts_in_it_alone() -> None:
     """A network by itself, or beside another, is as it was trained; one whose own temperature was given keeps it."""
     rois, sets = random_rois(3), Conformal(threshold=0.5, networks=2)
