@@ -42,11 +42,11 @@ from kneel.phantom.oai import write_contents, write_oai_phantom
 ROOT = Path(__file__).resolve().parents[1]
 DOOR = ROOT / "scripts" / "data_stuff" / "create_grading_dataset.py"
 SPACING = 0.4
-EXPERIMENT = """
-task: kl
-data: {source: graded_rois, train: train, val: val}
-model: {width: 4, dropout: 0}
-training: {epochs: 2, batch_size: 4, learning_rate: 1e-2, monitor: kappa, mode: max, threads: 1}
+EXPERIMENT = f"""
+base: {ROOT}/kl_experiments/siamese_seed_21.yaml
+model: {{width: 4, dropout: 0}}
+sampling: {{samples: null}}
+training: {{epochs: 2, batch_size: 4, num_workers: 0, precision: "off", threads: 1}}
 """
 
 
@@ -453,7 +453,7 @@ def test_oai_films_are_chosen_by_contents_and_visit(oai, tmp_path):
 
 
 def test_both_downloads_train_a_network(most, oai, tmp_path):
-    """The authors' way through the doors: train on MOST, validate on OAI; two epochs of a tiny network."""
+    """The authors' way through the doors: train on MOST, validate on OAI; two epochs of their recipe, tiny."""
     root, films, readings, boxes = oai
     data = tmp_path / "data"
     where = ("--download", most.root, "--readings", most.readings, "--split", most.boxes)
