@@ -17,7 +17,6 @@ from deepknee.polarity import HALF_MM, crops_are_dark, inverted
 from deepknee.roi_row import RoiRow
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.geometry import RoiFrame, Side, Spacing
-from kneel.imaging.oai import detector_spacing
 from kneel.imaging.preparing import Problem, encode_png
 from kneel.imaging.radiograph import Radiograph, RadiographError, normalize_percentiles
 from kneel.imaging.tags import is_frontal, is_pa
@@ -145,7 +144,7 @@ def cut_rois(task: RoiTask, size: RoiSize, locate: Locate | None) -> tuple[RoiRe
     wrong_view = _wrong_view(film)
     if wrong_view:
         return RoiRecord(request, problems=_missing(task, task.knees, wrong_view)), {}
-    spacing = _spacing(task, film)
+    spacing = _spacing(film)
     joints, problems = _boxed(task, film) if locate is None else _located(task, locate(film))
     remarks = _remarks(task, film, spacing[0])
     grey = _grey(film)
@@ -249,10 +248,9 @@ def _remarks(task: RoiTask, film: Radiograph, spacing: Spacing | None) -> list[s
     return remarks
 
 
-def _spacing(task: RoiTask, film: Radiograph) -> tuple[Spacing | None, str]:
-    """The detector's spacing, as the authors cut with; else what the header has."""
-    found = detector_spacing(task.film.path)
-    return (film.spacing_mm, film.spacing_kind) if found is None else (found, "detector")
+def _spacing(film: Radiograph) -> tuple[Spacing | None, str]:
+    """The detector's spacing, as the authors cut with; else what the header has. Reading cuts by the same."""
+    return film.roi_spacing_mm, film.spacing_kind if film.detector_mm is None else "detector"
 
 
 def _cut(

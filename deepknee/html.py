@@ -37,6 +37,7 @@ FLAG_WORDS = {
     "more_knees_than_named": "The file names one side, but the film shows two knees.",
     "fewer_knees_than_expected": "The film says that it shows both knees, or is wide enough for two; one was found.",
     "view_not_ap_pa": "The header names another view than AP or PA; the numbers are for these two only.",
+    "smaller_than_trained": "Millimetres are the patient's; the grader knows knees as the detector magnifies them.",
     "view_uncertain": "The header contradicts itself: by one tag the view is AP or PA, by another it is neither.",
     "side_from_position": "Left or right was judged from the place on the film; the file does not say.",
 }

@@ -55,6 +55,7 @@ class KneeReading:
     flags : tuple of str
         What to know before trusting the reading: those of `kneel.localize.LocatedKnee`, ``view_not_ap_pa`` when the
         header names another view, ``view_uncertain`` when one tag names such a view and another does not,
+        ``smaller_than_trained`` when the grader's ROI has a width in mm and the header tells the patient's alone,
         ``roi_outside_film`` when more than a tenth of the ROI has no picture, ``dark_bone`` when the film was read
         inverted (`deepknee.polarity`), and where the header says that the film lies upside down ``upside_down`` when
         it was read turned over, ``orientation_uncertain`` when the knees say otherwise.

@@ -28,10 +28,10 @@ class PatchGeometry(Settings):
     Attributes
     ----------
     follow
-        What the ROI is laid by. ``centre``: by the joint centre (landmark `kneel.imaging.schema.CENTER`) and the
-        spacing of the film, as in 2018. ``landmarks``: by `joint_middle`, and every knee is scaled to a tibial width of
-        `TIBIAL_WIDTH_MM`, so that films without spacing are cut alike and small and large knees fill the ROI alike; all
-        millimetres below are then those of such a knee.
+        What the ROI is laid by. ``centre``: by the joint centre (landmark `kneel.imaging.schema.CENTER`) and the film's
+        spacing at the detector (`Radiograph.roi_spacing_mm`), as in 2018. ``landmarks``: by `joint_middle`, and every
+        knee is scaled to a tibial width of `TIBIAL_WIDTH_MM`, so that films without spacing are cut alike and small and
+        large knees fill the ROI alike; all millimetres below are then those of such a knee.
     roi_mm
         Width and height of the ROI in mm.
     roi_px

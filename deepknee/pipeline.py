@@ -94,9 +94,14 @@ def _read(radiograph: Radiograph, localizer: KneeLocalizer, grader: Grader) -> R
         located = [replace(knee, flags=("dark_bone", *knee.flags)) for knee in again or located]
     if not located:
         return Reading(radiograph, ())
-    frames = [grader.frame(knee.landmarks, knee.spacing_mm, radiograph.look_of(knee.side)) for knee in located]
+    frames = [
+        grader.frame(knee.landmarks, radiograph.roi_spacing_mm or knee.spacing_mm, radiograph.look_of(knee.side))
+        for knee in located
+    ]
     rois = np.stack([frame.crop(film) for frame in frames])
     grade = grader.predict(rois)
+    if grader.geometry.follow == "centre" and radiograph.spacing_kind == "calibrated" and not radiograph.detector_mm:
+        located = [replace(knee, flags=(*knee.flags, "smaller_than_trained")) for knee in located]
     knees = zip(located, frames, rois, range(len(rois)), strict=True)
     return Reading(radiograph, tuple(_knee(radiograph, *parts, grade) for parts in knees))
 

@@ -260,7 +260,8 @@ def read_film(film: CohortFilm, geometry: PatchGeometry, contrast: Contrast) -> 
     picture = np.rint(255 * normalize_percentiles(radiograph.pixels, padding=radiograph.padding)).astype(np.uint8)
     knees = []
     for knee in film.knees:
-        roi = geometry.frame_of(knee.film_points(spacing), spacing, radiograph.look_of(knee.side)).crop(picture)
+        look, scale = radiograph.look_of(knee.side), radiograph.roi_spacing_mm or spacing
+        roi = geometry.frame_of(knee.film_points(spacing), scale, look).crop(picture)
         name = f"{film.path}, knee {knee.side}"
         knees.append(GradedKnee(adjust_contrast(roi, contrast, geometry), knee.kl, knee.subject_id, name))
     return knees

@@ -145,8 +145,9 @@ def test_cohort_films_are_cut_around_the_joint_centre(cohort: Path) -> None:
         x, y = knee.film_points(spacing)[CENTER]
         direction = -1 if knee.side == "L" else 1
         steps = (np.arange(60) - 29.5) * 1.0  # mm from the middle, 1 mm a ROI pixel
-        columns = np.rint(x + direction * steps / spacing[1]).astype(int)
-        rows = np.rint(y + steps / spacing[0]).astype(int)
+        row_mm, column_mm = film.roi_spacing_mm or spacing  # at the detector, though the annotations are not
+        columns = np.rint(x + direction * steps / column_mm).astype(int)
+        rows = np.rint(y + steps / row_mm).astype(int)
         expected = grey[np.ix_(rows, columns)]
         assert np.corrcoef(expected.ravel(), roi.ravel().astype(float))[0, 1] > 0.97
 

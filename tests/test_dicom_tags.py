@@ -71,6 +71,12 @@ def test_spacing(tags, spacing, kind):
 def test_magnification_divides_the_detector_spacing(tags, spacing):
     film = read(EstimatedRadiographicMagnificationFactor=1.1, **tags)
     assert film.spacing_mm == pytest.approx(spacing)
+    assert film.roi_spacing_mm == film.detector_mm == (0.22, 0.33)
+
+
+def test_a_calibrated_spacing_alone_says_nothing_of_the_detector():
+    film = read(PixelSpacing=PIXEL, PixelSpacingCalibrationType="FIDUCIAL")
+    assert (film.detector_mm, film.roi_spacing_mm) == (None, (0.2, 0.3))
 
 
 @pytest.mark.parametrize("factor", ["0", "-1.1", "0.9", "110", ""])

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from oracle import SHAPE_MM, FakeGrader, FakeLocalizer, film, place_knee
+from oracle import GEOMETRY, SHAPE_MM, FakeGrader, FakeLocalizer, film, place_knee
 
 import deepknee
 from deepknee.conformal import Conformal
@@ -136,6 +136,20 @@ def test_a_nominal_scale_is_no_spacing():
     (knee,) = read(RIGHT, spacing_mm=None, spacing_kind="none").knees
     assert (knee.spacing_mm, knee.spacing_kind) == (None, "none")
     assert knee.frame.scale == pytest.approx((4.0, 4.0))  # the ROI still got the localizer's 0.5 mm
+
+
+def test_rois_are_cut_at_the_detector_and_measures_are_the_patients():
+    """As the ROIs of OAI and MOST are: on a film whose magnification is known the knee must not be cut smaller."""
+    patient = {"spacing_mm": (0.5, 0.5), "spacing_kind": "calibrated"}
+    (knee,) = read(RIGHT, **patient, detector_mm=(0.57, 0.57)).knees
+    assert knee.frame.scale == pytest.approx((2 / 0.57, 2 / 0.57))  # film pixels on one of the ROI, of 2 mm
+    assert knee.measures == pytest.approx(measure_knee(knee.landmarks * 0.5))
+    assert knee.flags == ()
+    (knee,) = read(RIGHT, **patient).knees
+    assert knee.frame.scale == pytest.approx((4, 4))
+    assert knee.flags == ("smaller_than_trained",)
+    following = FakeGrader(geometry=GEOMETRY.model_copy(update={"follow": "landmarks"}))
+    assert read(RIGHT, **patient, grader=following).knees[0].flags == ()  # scaled by the knee
 
 
 def test_both_knees_of_a_pair_measure_alike_and_without_spacing_in_tibial_widths():

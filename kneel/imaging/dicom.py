@@ -25,7 +25,15 @@ from kneel.imaging.header import Header, library_errors
 from kneel.imaging.parse import PixelElement, dataset_pixels, parse_dicom
 from kneel.imaging.radiograph import Radiograph, RadiographError
 from kneel.imaging.raster import read_raster
-from kneel.imaging.tags import Spacing, read_laterality, read_orientation, read_spacing, read_view, valid_spacing
+from kneel.imaging.tags import (
+    Spacing,
+    read_detector_spacing,
+    read_laterality,
+    read_orientation,
+    read_spacing,
+    read_view,
+    valid_spacing,
+)
 from kneel.imaging.values import grey_levels
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Dataset
@@ -183,6 +191,7 @@ def _from_dicom(
         pixels=_freeze(grey),
         spacing_mm=given or spacing,
         spacing_kind="given" if given else spacing_kind,
+        detector_mm=None if given else read_detector_spacing(header),
         laterality=read_laterality(header),
         view=view,
         other_view=other_view,

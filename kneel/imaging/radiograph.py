@@ -53,6 +53,9 @@ class Radiograph:
         ``calibrated``: millimetres in the patient. ``detector``: millimetres at the detector, which magnifies a knee
         by some 5-15 %, unless the file's magnification factor could be divided out. ``given``: by the caller.
         ``none``: not known.
+    detector_mm : (float, float) or None
+        As `spacing_mm`, at the detector, whatever was divided out or calibrated; None when the file does not say it,
+        or the caller gave another.
     laterality : {"L", "R", "B"} or None
         Side(s) on the film as its tags say, or a picture's file name; never guessed from the picture.
     side_from_name : bool
@@ -92,6 +95,15 @@ class Radiograph:
     rows_reversed: bool = False
     padding: NDArray[np.bool_] | None = None
     source: str = "<memory>"
+    detector_mm: tuple[float, float] | None = None
+
+    @property
+    def roi_spacing_mm(self) -> tuple[float, float] | None:
+        """Spacing that the ROIs of graders are cut by, in training and in reading: at the detector where that is known.
+
+        Films of OAI and MOST say no other, and the authors of both networks cut by it.
+        """
+        return self.spacing_mm if self.detector_mm is None else self.detector_mm
 
     def look_of(self, side: Side) -> Side:
         """Say which side a knee of the given side looks like on this film, and the reverse.

@@ -95,6 +95,18 @@ def read_spacing(header: Header) -> tuple[Spacing | None, SpacingKind]:
     return (detector[0] / factor, detector[1] / factor), "detector"
 
 
+def read_detector_spacing(header: Header) -> Spacing | None:
+    """Find the distance between pixels at the detector, where a knee is magnified; None where that is not told.
+
+    The detector's spacing of `read_spacing`, by nothing divided, else a Pixel Spacing that nothing calls calibrated.
+    """
+    detector = valid_spacing(header.numbers("ImagerPixelSpacing")) or valid_spacing(
+        header.numbers("NominalScannedPixelSpacing")
+    )
+    spacing, kind = read_spacing(header)
+    return detector or (spacing if kind == "detector" else None)
+
+
 def read_laterality(header: Header) -> Laterality | None:
     """Find the side: Image Laterality, else Laterality of the series, else the one coded modifier of the region."""
     for keyword in ("ImageLaterality", "Laterality"):
