@@ -205,10 +205,13 @@ def test_label_spread_and_power_act(root: Path, tmp_path: Path) -> None:
 
     assert task.training_loss(sure, batch(task)) < 1e-6  # type: ignore[arg-type]
     assert soft.training_loss(sure, batch(soft)) > 1  # type: ignore[arg-type]
-    half = GradingTask(experiment(tmp_path, EXPERIMENT + "sampling: {power: 0.5}\n"), root, name="kl")
-    generator = torch.Generator()
-    chances = half.train_sampler(half.train_dataset(), generator).weights.numpy()  # type: ignore[union-attr]
-    np.testing.assert_allclose(chances, np.bincount(half.knees[0].grades)[half.knees[0].grades] ** -0.5)
+    text = EXPERIMENT + "sampling: {power: 0.5, samples: 20000}\n"
+    half = GradingTask(experiment(tmp_path, text), root, name="kl")
+    sampler = half.train_sampler(half.train_dataset(), torch.Generator().manual_seed(1))
+    assert sampler is not None
+    drawn = half.knees[0].grades[np.array(list(sampler))]
+    # 15 knees of grade 0 and 10 of each other: shares as sqrt(15) to sqrt(10), between those of 15 to 10 and 1 to 1
+    assert (drawn == 0).mean() == pytest.approx(0.2344, abs=0.012)  # four standard deviations; 0.273 and 0.2
     with pytest.raises(ConfigError, match=r"power = 0\.5 acts only with balanced"):
         experiment(tmp_path, EXPERIMENT + "sampling: {balanced: false, power: 0.5}\n")
 
