@@ -5,6 +5,7 @@ import csv
 import cv2
 import numpy as np
 import pytest
+from doors import script
 
 from kneel.imaging.cohort import read_cohort
 from kneel.imaging.crops import read_crops
@@ -78,6 +79,22 @@ def test_a_cohort_of_collages_is_read_like_any_other(tmp_path):
     assert again == subjects
     for film in films:
         assert film.path.read_bytes() == (tmp_path / "again" / "films" / film.path.name).read_bytes()
+
+
+def test_the_command_takes_the_crops_of_one_split(tmp_path, monkeypatch, capsys):
+    make_crops(tmp_path)
+    table, out = tmp_path / "crops.csv", tmp_path / "out"
+    table.write_text(table.read_text().replace("2L.png,s2,L,2,train", "2L.png,s2,L,2,val"))
+    words = ["--table", str(table), "--images", str(tmp_path), "--out", str(out), "--seed", "4", "--pairs", "0"]
+    door = script("data_stuff/make_collage_cohort")
+    monkeypatch.setattr("sys.argv", ["make_collage_cohort.py", *words])
+    assert door.main() == 0
+    assert capsys.readouterr().out == f"2 films in {out / 'films'}\n"
+    knees = [(film.subject_id, knee.side, knee.kl) for film in read_cohort(out) for knee in film.knees]
+    assert knees == [("s0", "L", 2), ("s1", "R", 2)]
+    monkeypatch.setattr("sys.argv", ["make_collage_cohort.py", *words, "--split", "test"])
+    assert door.main() == 1
+    assert capsys.readouterr().err.startswith("make_collage_cohort: 0 crops")
 
 
 def test_impossible_cohorts_are_refused(tmp_path):
