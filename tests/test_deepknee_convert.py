@@ -1,12 +1,12 @@
 """Weights of DeepKnee's authors: the same function after conversion, and a word for every file that does not fit."""
 
-import importlib.util
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from doors import script
 
 from deepknee.convert import ConversionError, read_mean_std, read_network
 from deepknee.ensemble import Grader
@@ -21,13 +21,8 @@ PARITY = ROOT.parent / "shared" / "parity"
 
 def command(monkeypatch, *arguments) -> int:
     """The command, in this process."""
-    spec = importlib.util.spec_from_file_location("convert_deepknee", ROOT / "scripts" / "convert_deepknee.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     monkeypatch.setattr(sys, "argv", ["convert_deepknee.py", *map(str, arguments)])
-    return module.main()
+    return script("convert_deepknee").main()
 
 
 def theirs(path: Path, width: int = 3, seed: int = 0, change=None) -> tuple[Path, KneeNet]:

@@ -1,16 +1,15 @@
 """Knees that a grading network was trained on must not judge it, nor calibrate it."""
 
 import hashlib
-import importlib.util
 import json
 import shutil
 from pathlib import Path
-from types import ModuleType
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from doors import script
 
 from deepknee.ensemble import Grader
 from deepknee.experiment import GradingExperiment
@@ -32,15 +31,6 @@ augmentation: {{jitter_px: 2}}
 training: {{epochs: 1, batch_size: 10, learning_rate: 1e-2, monitor: kappa, mode: max, threads: 1}}
 """
 SUBJECTS = [f"s{number:02}" for number in range(24)]
-
-
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def write_rois(folder: Path, subjects: list[str], seed: int = 0) -> Path:

@@ -1,7 +1,6 @@
 """From a graded folder to landmarks to ROIs that follow them, with the networks that ship."""
 
 import csv
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from doors import script
 
 from deepknee.dataset import load_knees
 from deepknee.patches import PatchGeometry, joint_middle
@@ -90,10 +90,7 @@ def test_from_pictures_to_rois(graded):
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
     """Four pictures, and the script with networks that answer 1 everywhere; how to run it, what it looked at."""
-    spec = importlib.util.spec_from_file_location("locate_landmarks", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, script)  # its dataclasses look there for their module
-    spec.loader.exec_module(script)
+    module = script("data_stuff/locate_landmarks")
     folder, looked = tmp_path / "graded", []
     for grade in range(5):
         (folder / str(grade)).mkdir(parents=True)
@@ -104,16 +101,16 @@ def stand_in(tmp_path, monkeypatch):
         looked.append(task.path.stem)
         return row(f"3/{task.path.name}", 1)
 
-    origins = script.origins
-    monkeypatch.setattr(script, "locate", locate)
-    monkeypatch.setattr(script, "origins", lambda names, weights: dict.fromkeys(names, weights))
-    monkeypatch.setattr(script, "find_weights", lambda *_: SimpleNamespace(id="ours", paths=lambda task: ()))
+    origins = module.origins
+    monkeypatch.setattr(module, "locate", locate)
+    monkeypatch.setattr(module, "origins", lambda names, weights: dict.fromkeys(names, weights))
+    monkeypatch.setattr(module, "find_weights", lambda *_: SimpleNamespace(id="ours", paths=lambda task: ()))
     return SimpleNamespace(
         folder=folder,
         looked=looked,
-        script=script,
+        script=module,
         origins=origins,
-        run=lambda: script.locate_folder(SimpleNamespace(images=folder, weights=None, jobs=1)),
+        run=lambda: module.locate_folder(SimpleNamespace(images=folder, weights=None, jobs=1)),
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from pydicom.sr.codedict import codes
 
 from kneel.imaging import normalize_percentiles, read_radiograph
 from kneel.imaging.schema import CENTER, read_annotations
@@ -124,6 +125,7 @@ def test_dicom_carries_what_dx_requires(cohort):
     assert data.SOPClassUID == "1.2.840.10008.5.1.4.1.1.1.1"  # ....1.1.1.1.1 would be For Processing
     assert data.PresentationIntentType == "FOR PRESENTATION"
     assert data.PatientOrientation == ["L", "F"]
+    assert data.ViewCodeSequence[0].CodeValue == codes.cid4010.PosteroAnterior.value
     assert data.StudyDate == ""
     assert data.PixelData  # and its values fit the stored bits
     assert data.pixel_array.max() < 1 << data.BitsStored

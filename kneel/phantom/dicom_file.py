@@ -90,7 +90,7 @@ def _add_acquisition(data: Dataset, film: Film) -> None:
     # seen as from the front: the patient's right is at the picture's left
     data.PatientOrientation = ["L", "F"]
     data.AnatomicRegionSequence = Sequence([_code("72696002", "SCT", "Knee")])
-    view = _code("399348003", "SCT", "postero-anterior")
+    view = _code("272479007", "SCT", "postero-anterior")
     view.ViewModifierCodeSequence = Sequence()
     data.ViewCodeSequence = Sequence([view])
     data.AcquisitionContextSequence = Sequence()
