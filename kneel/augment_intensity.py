@@ -7,7 +7,6 @@ device.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import reduce
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from kneel.imaging.blur import gaussian_blur
+from kneel.engine.changes import blur, by_picture
 
 Params = dict[str, Tensor]
 
@@ -106,8 +105,8 @@ class RandomPolarity(Change):
     def change(self, pictures: Tensor, params: Params) -> Tensor:
         """Invert."""
         inverted = (1 - pictures).clamp(min=0)  # interpolation may have left a white pixel a rounding error above 1
-        inverted = inverted.masked_fill(_rows(params["keep_black"]) & (pictures < 0.5 / 255), 0)
-        return torch.where(_rows(params["invert"]), inverted, pictures)
+        inverted = inverted.masked_fill(by_picture(params["keep_black"]) & (pictures < 0.5 / 255), 0)
+        return torch.where(by_picture(params["invert"]), inverted, pictures)
 
 
 class RandomGamma(Change):
@@ -130,11 +129,11 @@ class RandomGamma(Change):
 
     def change(self, pictures: Tensor, params: Params) -> Tensor:
         """Raise."""
-        return pictures ** _rows(params["gamma"])
+        return pictures ** by_picture(params["gamma"])
 
 
 class Blur(Change):
-    """torchvision's Gaussian blur of a grey picture, with its draws, by `kneel.imaging.blur.gaussian_blur`.
+    """torchvision's Gaussian blur of a grey picture, with its draws, by `kneel.engine.changes.blur`.
 
     Parameters
     ----------
@@ -161,31 +160,8 @@ class Blur(Change):
         return not params["sigma"]
 
     def change(self, pictures: Tensor, params: Params) -> Tensor:
-        """Blur, on a CPU with OpenCV."""
-        blur = _blur_on_cpu if pictures.device.type == "cpu" else _blur_on_device
+        """Blur."""
         return blur(pictures, params["sigma"], self.kernel_size)
-
-
-def _blur_on_cpu(pictures: Tensor, sigmas: Tensor, reach: int) -> Tensor:
-    blurred = pictures.clone()
-    for picture, sigma in zip(blurred[:, 0].numpy(), sigmas.tolist(), strict=True):
-        if sigma:
-            picture[:] = gaussian_blur(picture, reach, sigma)
-    return blurred
-
-
-def _blur_on_device(pictures: Tensor, sigmas: Tensor, reach: int) -> Tensor:
-    """Blur each picture with a kernel of its own.
-
-    By products and sums: as a convolution it would round to TF32's ten bits on a GPU where that is allowed.
-    """
-    x = torch.arange(reach, device=pictures.device) - (reach - 1) / 2
-    kernels = (-0.5 * (x / sigmas.clamp(min=0.01)[:, None]).square()).softmax(1)  # 0 leaves the middle alone
-    half, (height, width) = reach // 2, pictures.shape[-2:]
-    padded = torch.nn.functional.pad(pictures, (half, half, half, half), "reflect")
-    weights = [_rows(weight) for weight in kernels.unbind(1)]
-    across = reduce(torch.add, (weight * padded[..., at : at + width] for at, weight in enumerate(weights)))
-    return reduce(torch.add, (weight * across[..., at : at + height, :] for at, weight in enumerate(weights)))
 
 
 class RandomNoise(Change):
@@ -218,11 +194,11 @@ class RandomNoise(Change):
         if self.sigma:
             for own, source in zip(noise, sources, strict=True):
                 own.normal_(generator=source)
-            pictures = pictures + noise * _rows(params["sigma"])
+            pictures = pictures + noise * by_picture(params["sigma"])
         if self.share:
             for own, source in zip(noise, sources, strict=True):
                 own.uniform_(generator=source)
-            half = _rows(params["share"]) / 2
+            half = by_picture(params["share"]) / 2
             pictures = pictures.masked_fill(noise < half, 0).masked_fill(noise > 1 - half, 1)
         return pictures.clamp(0, 1)
 
@@ -259,11 +235,6 @@ class Cutout(Change):
     def change(self, pictures: Tensor, params: Params) -> Tensor:
         """Hide."""
         return pictures.masked_fill(_inside(params["box"], pictures), 0.5)
-
-
-def _rows(values: Tensor) -> Tensor:
-    """Shape a number of every picture (B,) so that it meets (B, 1, H, W)."""
-    return values[:, None, None, None]
 
 
 def _inside(boxes: Tensor, pictures: Tensor) -> Tensor:

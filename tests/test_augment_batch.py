@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from operations import Called
 from scipy.ndimage import map_coordinates
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import default_collate
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from kneel.augment import AugmentSettings, TrainingTransform
 from kneel.augment_geometry import PixelCentred, follow, warp
-from kneel.augment_intensity import _blur_on_cpu, _blur_on_device
 from kneel.dataset import AugmentedDataset, LandmarkSample
+from kneel.engine.changes import _blur_on_cpu, _blur_on_device
 from kneel.engine.config import ConfigError, TrainingConfig
 from kneel.engine.loading import deferred
 
@@ -109,27 +109,14 @@ def test_both_blurs_are_one(reach):
     assert not torch.equal(once[2], pictures[2])
 
 
-class Called(TorchDispatchMode):
-    """Notes the names of all operations."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.add(func.overloadpacket.__name__)
-        return func(*args, **(kwargs or {}))
-
-
 def test_nothing_is_made_by_what_a_gpu_may_round_to_ten_bits():
-    """Convolutions and matrix products may be in TF32 there."""
     drawn, finish = dataset(GEOMETRY | GREYS).deferred()
     batch, _ = batch_of(drawn, 0)
     assert "warp" in batch["drawn"]
     with Called() as called:
         finish(batch)
     assert "grid_sampler_2d" in called.names
-    assert not {name for name in called.names if "conv" in name or name in ("mm", "bmm", "addmm", "baddbmm", "matmul")}
+    assert not called.on_ten_bits()
 
 
 def test_who_augments():
