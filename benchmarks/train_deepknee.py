@@ -10,13 +10,17 @@ on the same machine in the same run; ratios of steps are to that. Its own code g
 another machine, the loader 159 to 196: the loader's ratio is to 196, across machines.
 
 Each setting runs in a process of its own, so that its peak memory is its own. Figures are medians, with the range.
+
+With --changes only the changes of training pictures are timed, on one thread and by CPU time: those of one knee at a
+time, as the loader makes them, its draws alone, and its draws with the changes of the whole batch after them (what
+`training.augment_on: device` is on a CPU). They take turns, so that what else the machine does slows all of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -28,7 +32,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from deepknee.augment import TrainingPictures
-from deepknee.dataset import GradedKnees, PatchDataset
+from deepknee.dataset import GradedKnees, TrainingDataset
 from deepknee.experiment import GradingExperiment
 from deepknee.model import GRADES
 from deepknee.networks import build_net
@@ -47,7 +51,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64, help="knees a step (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help=CLOCK_HELP)
+    parser.add_argument(
+        "--changes", nargs="+", type=Path, metavar="YAML", help="time the changes of these recipes alone"
+    )
     given = parser.parse_args()
+    if given.changes:
+        print_changes(given.changes, given.batch, given.steps)
+        return
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     print("| | precision | images/s, median (range) | times the original | peak memory, GB |")
     print("|---|---|---|---|---|")
@@ -98,13 +108,7 @@ def step_rates(device: str, bf16: bool, batch: int, steps: int, threads: int, cl
 
 def loader_rates(rounds: int, clock: str) -> list[float]:
     """Time batches of augmented patches of ROIs held in memory, as in a training."""
-    recipe = load_config(RECIPE, GradingExperiment)
-    size = recipe.geometry.roi_px
-    rois = np.random.default_rng(0).integers(0, 256, (LOADED, size, size), np.uint8)
-    names = tuple(map(str, range(LOADED)))
-    knees = GradedKnees(rois, np.zeros(LOADED, np.int64), names, names)
-    pictures = TrainingPictures(recipe.model.view(recipe.geometry), recipe.augmentation)
-    dataset = PatchDataset(knees, pictures, torch.zeros(LOADED, GRADES))
+    dataset = training_set(load_config(RECIPE, GradingExperiment), LOADED)
 
     def batches() -> Iterator[None]:
         while True:
@@ -112,6 +116,44 @@ def loader_rates(rounds: int, clock: str) -> list[float]:
 
     with cpu_threads(1):
         return timed(batches(), rounds, "cpu", LOADED, clock)
+
+
+def training_set(recipe: GradingExperiment, knees: int) -> TrainingDataset:
+    """Random ROIs behind the changes of a recipe."""
+    size, names = recipe.geometry.roi_px, tuple(map(str, range(knees)))
+    rois = np.random.default_rng(0).integers(0, 256, (knees, size, size), np.uint8)
+    graded = GradedKnees(rois, np.zeros(knees, np.int64), names, names)
+    pictures = TrainingPictures(recipe.model.view(recipe.geometry), recipe.augmentation)
+    return TrainingDataset(graded, pictures, torch.zeros(knees, GRADES))
+
+
+def print_changes(recipes: Sequence[Path], batch: int, rounds: int) -> None:
+    """Print a table of ROIs a second of CPU time."""
+    print("| recipe | a knee at a time | draws alone | draws, then the batch |")
+    print("|---|---|---|---|")
+    for path in recipes:
+        rates, _ = apart(change_rates, path, batch, rounds)
+        print(f"| {path.stem} | {' | '.join(f'{told(rates[way::3])}' for way in range(3))} |", flush=True)
+
+
+def change_rates(path: Path, batch: int, rounds: int) -> list[float]:
+    """Time three ways of changing a batch in turns; their rates one after the other, again and again."""
+    keep_freed_memory()
+    whole = training_set(load_config(path, GradingExperiment), batch)
+    stored, finish = whole.deferred()
+
+    def ways() -> Iterator[None]:
+        while True:
+            for source, more in ((whole, None), (stored, None), (stored, finish)):
+                for loaded in DataLoader(source, batch_size=batch):
+                    if more:
+                        more(loaded)
+                yield
+
+    with cpu_threads(1):
+        work = ways()
+        next(work), next(work)  # with the one that `timed` leaves out each way once
+        return timed(work, 3 * rounds, "cpu", batch, "cpu")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 import kneel.imaging
+from deepknee.augment import TrainingPictures
 from deepknee.intensity import Contrast
 from deepknee.patches import PatchGeometry
 from deepknee.rois import graded_rois, read_graded_roi
@@ -84,7 +85,7 @@ class PatchDataset(Dataset[tuple[Any, ...]]):
         What is learnt, (N, 5) float32: the grades as probabilities, soft or not.
     """
 
-    def __init__(self, knees: GradedKnees, cut: Callable[[Tensor], tuple[Tensor, ...]], labels: Tensor) -> None:
+    def __init__(self, knees: GradedKnees, cut: Callable[[Tensor], tuple[Any, ...]], labels: Tensor) -> None:
         self.knees, self.cut, self.labels = knees, cut, labels
 
     def __len__(self) -> int:
@@ -95,6 +96,30 @@ class PatchDataset(Dataset[tuple[Any, ...]]):
         """Return the pictures, such as both patches, (1, P, P) each, then the label (5,) and the grade."""
         pictures = self.cut(torch.from_numpy(self.knees.rois[index])[None])
         return *pictures, self.labels[index], int(self.knees.grades[index])
+
+
+class TrainingDataset(PatchDataset):
+    """Changed pictures of training knees, whose changes can be left to the device (`kneel.engine.task.Deferring`).
+
+    Parameters
+    ----------
+    knees
+        What to show.
+    cut
+        How it is changed.
+    labels
+        As of `PatchDataset`.
+    """
+
+    cut: TrainingPictures
+
+    def deferred(self) -> tuple[Dataset[tuple[Any, ...]], Callable[[Sequence[Any]], list[Tensor]]]:
+        """Return the 8-bit ROIs with what is drawn for each, and what makes batches of this set of them."""
+        return PatchDataset(self.knees, self.cut.draw, self.labels), self._made
+
+    def _made(self, batch: Sequence[Any]) -> list[Tensor]:
+        rois, draws, *rest = batch
+        return [*self.cut.make(rois, draws), *rest]
 
 
 def load_split(

@@ -129,15 +129,13 @@ class PatchGeometry(Settings):
         middle = np.asarray(center, float) - offset
         return RoiFrame.around(middle, self.roi_mm, spacing_mm, side=side, roi_spacing_mm=self.spacing_mm)
 
-    def split_compartments(self, roi: Array, shift: tuple[int, int] = (0, 0)) -> tuple[Array, Array]:
+    def split_compartments(self, roi: Array) -> tuple[Array, Array]:
         """Cut the lateral and the medial patch out of ROIs.
 
         Parameters
         ----------
         roi : ndarray or Tensor, shape (..., roi_px, roi_px)
             ROIs with lateral at small x.
-        shift : (int, int)
-            How far right and down the crop moves, each within `margin`: jitter for training.
 
         Returns
         -------
@@ -147,15 +145,12 @@ class PatchGeometry(Settings):
         Raises
         ------
         ValueError
-            The ROI has another size, or the crop would leave it.
+            The ROI has another size.
         """
         if tuple(roi.shape[-2:]) != (self.roi_px, self.roi_px):
             raise ValueError(f"ROI has shape {tuple(roi.shape)}: must end in {self.roi_px} x {self.roi_px}")
-        if max(map(abs, shift)) > self.margin:
-            raise ValueError(f"shift is {shift}: must lie within {self.margin} pixels, the rim around the crop")
-        (rows, lateral, medial), (right, down) = self._windows(), shift
-        rows = slice(rows.start + down, rows.stop + down)
-        return roi[..., rows, [x + right for x in lateral]], roi[..., rows, [x + right for x in medial]]
+        rows, lateral, medial = self._windows()
+        return roi[..., rows, lateral], roi[..., rows, medial]
 
     def merge_compartments(self, lateral: Array, medial: Array) -> Array:
         """Lay two patches back to where they were cut, the inverse of `split_compartments`.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, WeightedRandomSampler
 
 from deepknee.augment import TrainingPictures
-from deepknee.dataset import GradedKnees, PatchDataset, load_split
+from deepknee.dataset import GradedKnees, PatchDataset, TrainingDataset, load_split
 from deepknee.experiment import GradingExperiment
 from deepknee.intensity import Intensity
 from deepknee.label_table import describe_labels, read_labels, teachers_marks
@@ -111,7 +111,7 @@ class GradingTask:
     def train_dataset(self) -> Dataset[Any]:
         """Build the augmented training set."""
         pictures = TrainingPictures(self.view, self.experiment.augmentation)
-        return PatchDataset(self.knees[0], pictures, self._labels())
+        return TrainingDataset(self.knees[0], pictures, self._labels())
 
     def val_dataset(self) -> Dataset[Any]:
         """Build the validation set."""

@@ -31,15 +31,13 @@ class View(Protocol):
     def size(self) -> tuple[int, int]:
         """Rows and columns of every picture."""
 
-    def cut(self, rois: Array, shift: tuple[int, int] = (0, 0)) -> tuple[Array, ...]:
+    def cut(self, rois: Array) -> tuple[Array, ...]:
         """Cut the pictures out of ROIs.
 
         Parameters
         ----------
         rois : ndarray or Tensor, shape (..., S, S)
             Lateral at small x.
-        shift : (int, int)
-            How far right and down the pictures move, each within `PatchGeometry.margin`: jitter for training.
 
         Returns
         -------
@@ -48,7 +46,7 @@ class View(Protocol):
         Raises
         ------
         ValueError
-            The ROIs have another size, or the shift is too large.
+            The ROIs have another size.
         """
 
     def merge(self, *pictures: Array) -> Array:
@@ -72,9 +70,9 @@ class Compartments:
         """Rows and columns of a patch."""
         return self.geometry.patch, self.geometry.patch
 
-    def cut(self, rois: Array, shift: tuple[int, int] = (0, 0)) -> tuple[Array, ...]:
+    def cut(self, rois: Array) -> tuple[Array, ...]:
         """Cut both patches; see `View.cut`."""
-        return self.geometry.split_compartments(rois, shift)
+        return self.geometry.split_compartments(rois)
 
     def merge(self, *pictures: Array) -> Array:
         """Lay both patches back; see `View.merge`."""
@@ -119,14 +117,12 @@ class Window:
         """Rows and columns of the rectangle."""
         return self.height, self.geometry.crop
 
-    def cut(self, rois: Array, shift: tuple[int, int] = (0, 0)) -> tuple[Array, ...]:
+    def cut(self, rois: Array) -> tuple[Array, ...]:
         """Cut the rectangle; see `View.cut`."""
         side = self.geometry.roi_px
         if tuple(rois.shape[-2:]) != (side, side):
             raise ValueError(f"ROI has shape {tuple(rois.shape)}: must end in {side} x {side}")
-        if max(map(abs, shift)) > self.geometry.margin:
-            raise ValueError(f"shift is {shift}: must lie within {self.geometry.margin} pixels, the rim of the crop")
-        return (rois[self._place(*shift)],)
+        return (rois[self._place()],)
 
     def merge(self, *pictures: Array) -> Array:
         """Lay the rectangle back; see `View.merge`."""
@@ -141,9 +137,9 @@ class Window:
         roi[self._place()] = picture
         return roi
 
-    def _place(self, right: int = 0, down: int = 0) -> tuple:
-        top, left = self.top + down, self.geometry.margin + right
-        return ..., slice(top, top + self.height), slice(left, left + self.geometry.crop)
+    def _place(self) -> tuple:
+        left = self.geometry.margin
+        return ..., slice(self.top, self.top + self.height), slice(left, left + self.geometry.crop)
 
 
 def plain_pictures(view: View, rois: Tensor) -> tuple[Tensor, ...]:

@@ -24,7 +24,8 @@ data: {source: phantom}
 geometry: {roi_mm: 140, roi_px: 112, crop: 104, patch: 52, top: 26}
 model: {width: 2, dropout: 0.2}
 augmentation: {jitter_px: 2, rotation_deg: 3}
-training: {epochs: 2, batch_size: 5, swa_start: 1, precision: float64, monitor: cross_entropy, mode: min}
+training:
+  {epochs: 2, batch_size: 5, swa_start: 1, precision: float64, augment_on: device, monitor: cross_entropy, mode: min}
 """
 
 

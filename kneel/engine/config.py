@@ -53,9 +53,10 @@ class TrainingConfig(Settings):
     num_workers
         Loader processes of each training process; 0 loads in the training process. Changes nothing but the speed.
     augment_on
-        Where training pictures are augmented, where the data set leaves that open: by the ``loader``, a sample at a
-        time, on the ``device``, a batch at a time, or ``auto``: on a GPU, and else by the loader. The draws are the
-        same; pictures differ by rounding, and on a GPU in the numbers of their noise.
+        Where training pictures are augmented, where the data set leaves that open, as landmarks and knees to be graded
+        do: by the ``loader``, a sample at a time, on the ``device``, a batch at a time (JPEG stays with the loader), or
+        ``auto``: on a GPU, and else by the loader. The draws are the same; pictures differ by rounding, and on a GPU in
+        the numbers of their noise.
     compile
         Whether training passes the network through ``torch.compile``; validation does not. Dropout draws other masks.
     threads
