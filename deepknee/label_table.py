@@ -92,8 +92,12 @@ def read_labels(path: Path, knees: GradedKnees, folder: Path, val: GradedKnees) 
     LeakageError
         A network that made it was trained on validation subjects.
     OSError
-        The file cannot be opened.
+        The file is not there, or cannot be opened.
     """
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path}: no such file, and the experiment asks for it (labels); scripts/label_kl.py writes one"
+        )
     read = read_predictions(path)
     _check_teachers(path, val)
     where = {knee: row for row, knee in enumerate(read.knees.knee)}

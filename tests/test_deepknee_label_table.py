@@ -67,6 +67,11 @@ def test_readers_votes_need_no_note_and_another_tables_note_is_refused(tmp_path:
     assert "teachers" not in describe_labels(path)
 
 
+def test_a_table_that_is_not_there_is_named_with_what_writes_it(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"labels\.csv: no such file, .* scripts/label_kl\.py writes one"):
+        read_labels(tmp_path / "labels.csv", KNEES, FOLDER, VAL)
+
+
 def test_knees_that_are_missing_or_graded_otherwise_are_named(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     write_labels(path, labels_of(KNEES.subset(np.array([0, 1, 3]))), [])

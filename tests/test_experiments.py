@@ -129,6 +129,11 @@ def test_every_grading_experiment_trains_two_epochs(tmp_path, monkeypatch):
             (tmp_path / part / str(grade)).mkdir(parents=True)
             for number, picture in enumerate(pictures):
                 cv2.imwrite(str(tmp_path / part / str(grade) / f"{part}{grade}{number}R.png"), picture)
+    names = sorted(path.relative_to(tmp_path / "train").as_posix() for path in tmp_path.glob("train/?/*.png"))
+    votes = [f"readers,{name},{name[2:-5]},R,{name[0]},0.2,0.2,0.2,0.2,0.2" for name in names]
+    (tmp_path / "train" / "labels.csv").write_text(
+        "\n".join(["model,knee,subject_id,side,true_kl,p0,p1,p2,p3,p4", *votes])
+    )
     experiments = [(path, load_config(path, GradingExperiment)) for path in GRADING]
     for path, full in sorted(
         experiments, key=lambda named: named[1].transfer is not None
