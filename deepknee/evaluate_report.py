@@ -44,6 +44,8 @@ def write_report(
 ) -> None:
     """Write figures.csv, comparison.csv (of two models), robustness.csv, the pictures and report.md.
 
+    Tables that an earlier report left there and this one has not are removed.
+
     Parameters
     ----------
     folder : Path
@@ -74,6 +76,9 @@ def write_report(
         text += [f"## {title}", words, markdown(_wide(figures, group))]
     if (figures.group == "stored sets").any():
         text += ["## Sets of the snapshots", STORED, markdown(_wide(figures, "stored sets"))]
+    for name, made in (("comparison.csv", compared), ("robustness.csv", robustness)):
+        if made is None:  # one that lies there is of another report
+            (folder / name).unlink(missing_ok=True)
     if compared is not None:
         _csv(folder / "comparison.csv", compared)
         text += ["## The two models compared", COMPARED, markdown(_differences(compared, evaluated))]

@@ -40,6 +40,20 @@ class LabelTable(Settings):
     share: float = Field(0.5, gt=0, le=1)
 
 
+def check_replaceable(path: Path) -> None:
+    """Refuse to replace a table that people made or changed.
+
+    Raises
+    ------
+    PredictionTableError
+        There is a table, and not as networks made it.
+    """
+    if path.exists() and not _note(path).exists():
+        raise PredictionTableError(f"{path}: is there, and not from networks; give another --out, or move it away")
+    if path.exists():
+        _teachers(path)
+
+
 def write_labels(path: Path, labels: GradePredictions, teachers: Sequence[Training]) -> None:
     """Write a table that networks made, and beside it (``.json``) whom they were trained on.
 
@@ -143,10 +157,19 @@ def _teachers(path: Path) -> list[dict[str, str]]:
     note = _note(path)
     if not note.exists():
         return []
-    content = json.loads(note.read_bytes())
-    if content["table"] != _digest(path):
-        raise PredictionTableError(f"{path}: is not the table that {note.name} beside it is of; write it again")
-    return content["teachers"]
+    try:
+        content = json.loads(note.read_bytes())
+        table, teachers = content["table"], content["teachers"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise PredictionTableError(
+            f"{note}: damaged ({error}); scripts/label_kl.py writes table and note anew"
+        ) from error
+    if table != _digest(path):
+        raise PredictionTableError(
+            f"{path}: was changed since {note.name} beside it was written, which says whom the networks behind it were "
+            "trained on; scripts/label_kl.py writes both anew"
+        )
+    return teachers
 
 
 def _note(path: Path) -> Path:

@@ -69,14 +69,16 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         table = _table_against(given)
         first, grader = _predictions(given)
-        models = [first] if table is None else [first, _beside(first, table)]
+        second = _graded(given, given.against) if given.against is not None and table is None else None
+        models = [first, *(_beside(first, other) for other in (table, second) if other is not None)]
+        # nothing is written before all is graded: what is refused leaves an older report whole
         if grader is not None:
             _keep(given.out / PREDICTIONS, first)
+        if second is not None:
+            _keep(given.out / "predictions_against.csv", second)
         robust = None
         if grader is not None and given.robustness:
             robust = robustness_table(grader, given.data, first, resamples=given.resamples)
-        if given.against is not None and table is None:
-            models.append(_beside(first, _graded_against(given)))
         how = {"resamples": given.resamples, "coverage": given.coverage, "largest": given.largest}
         evaluated = [evaluate(one, **how) for one in models]
         write_report(given.out, evaluated, **how, robustness=robust, robustness_words=WORDS)
@@ -175,11 +177,9 @@ def _grade(given: argparse.Namespace) -> Callable[..., GradePredictions]:
     return grade_out_of_fold if given.out_of_fold else grade_folder
 
 
-def _graded_against(given: argparse.Namespace) -> GradePredictions:
-    name, grader = _load(given.against, given.device)
-    second = _grade(given)(grader, given.data, model=name)
-    _keep(given.out / "predictions_against.csv", second)
-    return second
+def _graded(given: argparse.Namespace, networks: Sequence[Path]) -> GradePredictions:
+    name, grader = _load(networks, given.device)
+    return _grade(given)(grader, given.data, model=name)
 
 
 def _keep(path: Path, made: GradePredictions) -> None:

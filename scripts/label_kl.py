@@ -2,8 +2,8 @@
 """Let networks label their own training knees, for another network to learn from them (knowledge distillation).
 
 Writes DIR/labels.csv, one row a knee with five probabilities (layout: deepknee/predictions.py), and labels.json, which
-notes whom the networks were trained on. An experiment file asks for them so, with the weight that they have beside the
-true grade:
+notes whom the networks were trained on; a table there that people made or changed is not replaced. An experiment file
+asks for them so, with the weight that they have beside the true grade:
   labels: {table: labels.csv, share: 0.5}
 A table of the same layout that readers' votes were written into serves as well, without labels.json.
 
@@ -19,9 +19,9 @@ from pathlib import Path
 
 from deepknee.dataset import load_knees
 from deepknee.ensemble import Grader
-from deepknee.label_table import write_labels
+from deepknee.label_table import check_replaceable, write_labels
 from deepknee.pipeline import DeviceError, choose_device
-from deepknee.predictions import grade_knees, source_of
+from deepknee.predictions import PredictionTableError, grade_knees, source_of
 from deepknee.weights import WeightsError, find_graders
 from kneel.engine.config import ConfigError
 from kneel.engine.folds import LeakageError
@@ -30,7 +30,16 @@ from kneel.imaging.radiograph import RadiographError
 from kneel.imaging.schema import AnnotationError
 
 USER_ERRORS = (
-    *(WeightsError, SnapshotError, LeakageError, DeviceError, ConfigError, RadiographError, AnnotationError),
+    *(
+        PredictionTableError,
+        WeightsError,
+        SnapshotError,
+        LeakageError,
+        DeviceError,
+        ConfigError,
+        RadiographError,
+        AnnotationError,
+    ),
     OSError,
 )
 
@@ -52,6 +61,7 @@ def main(words: Sequence[str] | None = None) -> int:
     given = parser.parse_args(words)
     out = given.out or given.data / "labels.csv"
     try:
+        check_replaceable(out)
         name, paths = find_graders(given.weights)
         grader = Grader.from_snapshots(paths, device=choose_device(given.device))
         knees = load_knees(given.data, source_of(given.data), grader.geometry, "film")

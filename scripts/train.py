@@ -24,6 +24,7 @@ from board_options import add_board_options, choose_board
 from pydantic import BaseModel, ConfigDict
 
 from deepknee.experiment import GradingExperiment
+from deepknee.predictions import PredictionTableError
 from deepknee.train import train_grader
 from kneel.authors import is_authors_file, load_landmark_experiment
 from kneel.engine.atomic import DiskFull
@@ -49,6 +50,7 @@ USER_ERRORS = (
     ConfigError,
     AnnotationError,
     RadiographError,
+    PredictionTableError,
     LeakageError,
     RunExists,
     ResumeError,

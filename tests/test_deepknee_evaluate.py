@@ -32,6 +32,7 @@ from deepknee.resample import resampled_metrics
 from deepknee.robustness import CHANGES, robustness_table, write_changed
 from deepknee.sources import DatasetError, read_graded
 from kneel.bootstrap import SubjectBootstrap
+from kneel.engine.folds import subject_marks
 from kneel.engine.pixel_cache import cache_folder
 from kneel.engine.snapshot import load_snapshot, save_snapshot
 
@@ -396,6 +397,9 @@ def test_the_whole_evaluation(data: Path, weights: Path, tmp_path: Path, capsys:
         assert part in text
     assert "nan" not in text
     again = tmp_path / "again"
+    assert main(["--predictions", str(out / "predictions.csv"), "--out", str(out), "--resamples", "20"]) == 0
+    assert not {"comparison.csv", "robustness.csv"} & {path.name for path in out.iterdir()}, "of the report before"
+    assert main([*words, "--out", str(out)]) == 0
     words = ["--predictions", str(out / "predictions.csv"), "--against", str(out / "predictions_against.csv")]
     assert main([*words, "--out", str(again), "--resamples", "20"]) == 0
     first, second = (pd.read_csv(folder / "comparison.csv") for folder in (out, again))
@@ -417,6 +421,12 @@ def test_predictions_to_compare_with_are_never_replaced(
     write_predictions(strangers, made_up())
     assert main([*words, str(strangers), *more]) == 2
     assert "graded different knees" in capsys.readouterr().err
+    leaking = tmp_path / "leaking.safetensors"
+    weights_of, meta = load_snapshot(one)
+    subjects = pd.read_csv(out / "predictions.csv", dtype=str).subject_id
+    save_snapshot(leaking, weights_of, {**meta, "trained_on": subject_marks(subjects)})
+    assert main([*words, str(leaking), *more]) == 2
+    assert "were trained on" in capsys.readouterr().err
     assert (out / "predictions.csv").read_bytes() == stored
     assert not (out / "comparison.csv").exists()
     assert main([*words, str(out / "predictions.csv"), "--out", str(tmp_path / "both"), "--resamples", "20"]) == 0

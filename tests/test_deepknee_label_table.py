@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from deepknee.dataset import GradedKnees
-from deepknee.label_table import describe_labels, read_labels, teachers_marks, write_labels
+from deepknee.label_table import check_replaceable, describe_labels, read_labels, teachers_marks, write_labels
 from deepknee.predictions import GradePredictions, PredictionTableError
 from deepknee.unseen import Training
 from kneel.engine.folds import LeakageError, subject_marks
@@ -57,12 +57,20 @@ def test_teachers_that_saw_validation_subjects_are_refused(tmp_path: Path) -> No
 def test_readers_votes_need_no_note_and_another_tables_note_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     write_labels(path, labels_of(KNEES), [teacher("abcd")])
+    check_replaceable(path)
+    check_replaceable(tmp_path / "another.csv")
     assert describe_labels(path)["teachers"] == ["place/fold_0/one.safetensors"]
     assert teachers_marks(path) == [subject_marks("dcba")]
     path.write_text(path.read_text() + "\n")
-    with pytest.raises(PredictionTableError, match=r"is not the table that labels\.json"):
+    for asked in (lambda: read_labels(path, KNEES, FOLDER, VAL), lambda: check_replaceable(path)):
+        with pytest.raises(PredictionTableError, match=r"was changed since labels\.json beside it was written"):
+            asked()
+    path.with_suffix(".json").write_text("{}")
+    with pytest.raises(PredictionTableError, match=r"labels\.json: damaged"):
         read_labels(path, KNEES, FOLDER, VAL)
     path.with_suffix(".json").unlink()
+    with pytest.raises(PredictionTableError, match=r"labels\.csv: is there, and not from networks"):
+        check_replaceable(path)
     assert read_labels(path, KNEES, FOLDER, VAL).shape == (4, 5)
     assert "teachers" not in describe_labels(path)
 

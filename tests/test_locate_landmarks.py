@@ -134,6 +134,22 @@ def located(folder):
         return {line["file"]: line["x0"] for line in csv.DictReader(stream)}
 
 
+def test_tables_from_a_spreadsheet_are_read_or_refused_by_name(stand_in):
+    table = stand_in.folder / "landmarks.csv"
+    write(table, [row("3/1R.png", 7, "")])
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())  # Excel's "CSV UTF-8"
+    assert stand_in.run()
+    assert located(stand_in.folder)["3/1R.png"] == "7"
+    written = table.read_text()
+    table.write_text(written.replace(",", ";"))
+    with pytest.raises(DatasetError, match=r"landmarks\.csv: no column file; must be a table with commas"):
+        stand_in.run()
+    write(table, [row("3/1R.png", 7, ""), row("3/1R.png", 8, "")])
+    with pytest.raises(DatasetError, match=r"3/1R\.png stands in it more than once"):
+        stand_in.run()
+    assert pd.read_csv(table).x0.tolist() == [7, 8]  # both are there still
+
+
 def test_a_broken_run_does_not_undo_a_correction(stand_in):
     """A run with another row of 1R was killed in the middle of a line; then 1R was corrected in the table."""
     table = stand_in.folder / "landmarks.csv"

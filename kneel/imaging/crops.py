@@ -95,7 +95,7 @@ def read_crops(table: str | os.PathLike[str], images: str | os.PathLike[str]) ->
     AnnotationError
         A column is missing or a value cannot be read; says file, line, column and what would be right.
     """
-    with Path(table).open(newline="", encoding="utf-8") as stream:
+    with Path(table).open(newline="", encoding="utf-8-sig") as stream:  # spreadsheets put a mark in front
         rows = csv.DictReader(stream)
         missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
         if missing:

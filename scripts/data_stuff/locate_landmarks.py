@@ -17,6 +17,7 @@ import csv
 import hashlib
 import io
 import sys
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -152,13 +153,26 @@ def stored(table: Path, part: Path, known: dict[str, str]) -> dict[str, dict[str
 
 
 def read_rows(path: Path) -> dict[str, dict[str, str]]:
-    """Read a table by file, without the part of a line that a killed process leaves at its end."""
+    """Read a table by file, without the part of a line that a killed process leaves at its end.
+
+    Raises
+    ------
+    DatasetError
+        It is no such table, or names a picture twice: one row would be lost.
+    """
     if not path.is_file():
         return {}
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a mark in front
     if path.suffix == ".part":
         text = text[: text.rfind("\n") + 1]
-    return {row["file"]: row for row in csv.DictReader(io.StringIO(text))}
+    reader = csv.DictReader(io.StringIO(text))
+    if text and "file" not in (reader.fieldnames or ()):
+        raise DatasetError(f"{path}: no column file; must be a table with commas, as it was written")
+    rows = list(reader)
+    twice = [name for name, count in Counter(row["file"] for row in rows).items() if count > 1]
+    if twice and path.suffix != ".part":
+        raise DatasetError(f"{path}: {twice[0]} stands in it more than once; leave the row that is right")
+    return {row["file"]: row for row in rows}
 
 
 def by_hand(rows: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
