@@ -17,7 +17,7 @@ from deepknee.patches import PatchGeometry
 from deepknee.polarity import has_dark_bone
 from kneel.engine.config import Settings
 from kneel.imaging.cohort import CohortFilm
-from kneel.imaging.crops import read_crops
+from kneel.imaging.crops import AnnotatedCrop, read_crops
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.geometry import Side
 from kneel.imaging.radiograph import RadiographError, normalize_percentiles
@@ -156,7 +156,7 @@ def graded_landmarks(folder: Path) -> dict[Path, NDArray[np.float64]]:
     Raises
     ------
     DatasetError
-        There is no table.
+        There is no table, or a row says another side or grade than the name of its picture.
     AnnotationError
         It cannot be read.
     """
@@ -164,7 +164,15 @@ def graded_landmarks(folder: Path) -> dict[Path, NDArray[np.float64]]:
     if not table.is_file():
         how = f"python scripts/data_stuff/locate_landmarks.py --images {folder} writes it"
         raise DatasetError(f"{table}: missing, and geometry.follow = landmarks needs it; {how}")
-    return {crop.path: crop.points for crop in read_crops(table, folder)}
+    crops = read_crops(table, folder)
+    refuse([f"{table}: says {crop.side} and KL {crop.kl} of {crop.path}" for crop in crops if not _is_named(crop)])
+    return {crop.path: crop.points for crop in crops}
+
+
+def _is_named(crop: AnnotatedCrop) -> bool:
+    """Say whether side and grade of a row are those that name and folder of its picture tell."""
+    match = _NAME.fullmatch(crop.path.name)
+    return match is None or (match["side"], crop.path.parent.name) == (crop.side, str(crop.kl))
 
 
 def read_picture(path: Path) -> NDArray[np.uint8]:
@@ -212,7 +220,7 @@ def read_graded(
     RadiographError
         The file cannot be read.
     DatasetError
-        It is not square or not of 8 bits, or its landmarks are missing.
+        It is not square or not of 8 bits, or its landmarks are missing or far outside.
     """
     match = _NAME.fullmatch(path.name)
     if match is None:
@@ -225,7 +233,10 @@ def read_graded(
     else:
         if landmarks is None or path not in landmarks:
             raise DatasetError(f"{path}: not in the table of landmarks")
-        roi = geometry.frame_of(landmarks[path], (1.0, 1.0), side).crop(picture)
+        points, size = landmarks[path], np.array(picture.shape[::-1])
+        if (np.abs(points - (size - 1) / 2) > size).any():  # further out than half a picture
+            raise DatasetError(f"{path}: landmarks lie far outside the picture; put its row in {LANDMARK_TABLE} right")
+        roi = geometry.frame_of(points, (1.0, 1.0), side).crop(picture)
     return GradedKnee(adjust_contrast(roi, contrast, geometry), int(path.parent.name), match["subject"], str(path))
 
 

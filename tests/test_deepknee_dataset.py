@@ -172,3 +172,25 @@ def test_items_are_patches_and_grade(tmp_path: Path) -> None:
     assert lateral.shape == medial.shape == (1, 30, 30)
     assert grade == 1
     np.testing.assert_array_equal(lateral[0].numpy(), knees.rois[7, 15:45, :30])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"side": "L"}, r"landmarks\.csv: says L and KL 3 of .*1R\.png"),
+        ({"kl": 2}, r"landmarks\.csv: says R and KL 2 of .*1R\.png"),
+        ({"x5": 2000.0}, r"1R\.png: landmarks lie far outside the picture"),
+    ],
+)
+def test_landmarks_of_another_knee_or_place_are_refused(tmp_path: Path, wrong: dict, words: str) -> None:
+    for grade in range(5):
+        (tmp_path / str(grade)).mkdir()
+    cv2.imwrite(str(tmp_path / "3" / "1R.png"), np.tile(np.arange(104, dtype=np.uint8), (104, 1)))
+    row: dict = {"file": "3/1R.png", "subject_id": 1, "side": "R", "kl": 3, "split": "train", "mm_per_px": 1}
+    row |= {"inverted": 0} | {f"{axis}{number}": 20.0 + 4 * number for number in range(16) for axis in "xy"}
+    geometry = GEOMETRY.model_copy(update={"follow": "landmarks"})
+    pd.DataFrame([row]).to_csv(tmp_path / "landmarks.csv", index=False)
+    assert len(load_knees(tmp_path, FOLDER, geometry, "film")) == 1
+    pd.DataFrame([row | wrong]).to_csv(tmp_path / "landmarks.csv", index=False)
+    with pytest.raises(DatasetError, match=words):
+        load_knees(tmp_path, FOLDER, geometry, "film")
