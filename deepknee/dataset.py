@@ -33,7 +33,6 @@ from kneel.engine.reading import read_all
 from kneel.imaging.cohort import read_cohort
 from kneel.imaging.radiograph import RadiographError
 
-_NOTED = ("grade", "subject", "name")
 _HERE = Path(__file__).parent
 _CODE = [_HERE / f"{name}.py" for name in ("dataset", "sources", "patches", "intensity", "polarity", "rois")]
 _CODE.append(Path(kneel.imaging.__file__).parent)  # the films' decoders
@@ -64,7 +63,7 @@ class GradedKnees:
 
     def names_within(self, folder: Path) -> list[str]:
         """Name the knees from the folder of their data set on, with ``/`` on every system."""
-        return [name.removeprefix(f"{folder}{os.sep}").replace(os.sep, "/") for name in self.names]
+        return [_below(folder, name).replace(os.sep, "/") for name in self.names]
 
     def subset(self, indices: NDArray[np.int64]) -> "GradedKnees":
         """Return some of the knees."""
@@ -207,13 +206,16 @@ def load_knees(
         refuse(refused)
         if not knees:
             raise DatasetError(f"{folder}: no knees in it")
-        notes = [{field: getattr(knee, field) for field in _NOTED} for knee in knees]
-        # whoever takes them from the cache may spell the folder otherwise
-        below = [{"name": knee.name.removeprefix(f"{folder}{os.sep}")} for knee in knees]
-        return [knee.roi for knee in knees], [a | b for a, b in zip(notes, below, strict=True)]
+        # names from the folder on: whoever takes them from the cache may spell the folder otherwise
+        notes = [{"grade": knee.grade, "subject": knee.subject, "name": _below(folder, knee.name)} for knee in knees]
+        return [knee.roi for knee in knees], notes
 
     depends_on = [source.source, geometry, contrast, items, landmarks]
     kept = cached(make, depends_on, _CODE, str(folder)) if keep else Pictures(*make())
-    grade, subject, name = ([note[field] for note in kept.notes] for field in _NOTED)
+    grade, subject, name = ([note[field] for note in kept.notes] for field in ("grade", "subject", "name"))
     names = tuple(str(folder / each) for each in name)
     return GradedKnees(kept.stacked(), np.array(grade, np.int64), tuple(subject), names)
+
+
+def _below(folder: Path, name: str) -> str:
+    return name.removeprefix(f"{folder}{os.sep}")

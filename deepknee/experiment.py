@@ -6,7 +6,6 @@ from pydantic import Field, model_validator
 
 from deepknee.augment import Augmentation
 from deepknee.intensity import Contrast
-from deepknee.label_table import LabelTable
 from deepknee.networks import ModelSettings, SiameseSettings
 from deepknee.patches import PatchGeometry
 from deepknee.sources import Source
@@ -39,6 +38,21 @@ class Sampling(Settings):
         return self
 
 
+class LabelTable(Settings):
+    """Labels from elsewhere; see `deepknee.label_table`.
+
+    Attributes
+    ----------
+    table
+        CSV in the folder of the training knees.
+    share
+        Weight of its probabilities; the (soft) true grade has the rest.
+    """
+
+    table: str = Field("labels.csv", min_length=1)
+    share: float = Field(0.5, gt=0, le=1)
+
+
 class GradingExperiment(Settings):
     """A grading experiment: what its YAML file may say.
 
@@ -58,7 +72,7 @@ class GradingExperiment(Settings):
     label_spread
         Standard deviation in grades of soft labels (`deepknee.labels.soft_labels`); 0 trains on the grade alone.
     labels
-        Probabilities from elsewhere that are mixed with these; see `deepknee.label_table`. None: the grades alone.
+        Probabilities from elsewhere that are mixed with these; None: the grades alone.
     mixup_alpha
         Parameter of the Beta distribution of mixup (Zhang et al. 2018; `kneel.engine.mixup`); None mixes nothing.
     transfer

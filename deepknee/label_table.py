@@ -13,31 +13,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from deepknee.dataset import GradedKnees
 from deepknee.predictions import GradePredictions, PredictionTableError, read_predictions, write_predictions
 from deepknee.unseen import Training
 from kneel.engine.atomic import write_atomic
-from kneel.engine.config import Settings
 from kneel.engine.folds import LeakageError, marked_subjects
 
 _NAMED = 10
-
-
-class LabelTable(Settings):
-    """Which labels, and how much they count.
-
-    Attributes
-    ----------
-    table
-        CSV in the folder of the training knees.
-    share
-        Weight of its probabilities; the (soft) true grade has the rest.
-    """
-
-    table: str = Field("labels.csv", min_length=1)
-    share: float = Field(0.5, gt=0, le=1)
 
 
 def check_replaceable(path: Path) -> None:

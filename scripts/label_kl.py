@@ -23,6 +23,7 @@ from deepknee.label_table import check_replaceable, write_labels
 from deepknee.pipeline import DeviceError, choose_device
 from deepknee.predictions import PredictionTableError, grade_knees, source_of
 from deepknee.weights import WeightsError, find_graders
+from kneel.engine.atomic import DiskFull
 from kneel.engine.config import ConfigError
 from kneel.engine.folds import LeakageError
 from kneel.engine.snapshot import SnapshotError
@@ -30,22 +31,13 @@ from kneel.imaging.radiograph import RadiographError
 from kneel.imaging.schema import AnnotationError
 
 USER_ERRORS = (
-    *(
-        PredictionTableError,
-        WeightsError,
-        SnapshotError,
-        LeakageError,
-        DeviceError,
-        ConfigError,
-        RadiographError,
-        AnnotationError,
-    ),
-    OSError,
+    *(PredictionTableError, WeightsError, SnapshotError, LeakageError, DeviceError, ConfigError, RadiographError),
+    *(AnnotationError, OSError),
 )
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Label; 0 when done, 2 when it cannot be."""
+    """Label; 0 when done, 2 when it cannot be, 1 when the disk is full."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="training knees; as for evaluate_kl.py")
     parser.add_argument(
@@ -69,7 +61,7 @@ def main(words: Sequence[str] | None = None) -> int:
         write_labels(out, labels, [member.training for member in grader.members])
     except USER_ERRORS as error:
         print(f"label_kl: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, DiskFull) else 2
     print(f"{len(knees)} knees labelled by {len(paths)} networks of {name}: {out}")
     return 0
 

@@ -76,10 +76,7 @@ def read_spacing(header: Header) -> tuple[Spacing | None, SpacingKind]:
         Row, then column.
     spacing_kind : {"calibrated", "detector", "none"}
     """
-    pixel = valid_spacing(header.numbers("PixelSpacing"))
-    detector = valid_spacing(header.numbers("ImagerPixelSpacing")) or valid_spacing(
-        header.numbers("NominalScannedPixelSpacing")
-    )
+    pixel, detector = valid_spacing(header.numbers("PixelSpacing")), _detector(header)
     typed = (header.text("PixelSpacingCalibrationType") or "").upper() in ("GEOMETRY", "FIDUCIAL")
     if pixel is not None:
         same = detector is not None and all(
@@ -100,11 +97,13 @@ def read_detector_spacing(header: Header) -> Spacing | None:
 
     The detector's spacing of `read_spacing`, by nothing divided, else a Pixel Spacing that nothing calls calibrated.
     """
-    detector = valid_spacing(header.numbers("ImagerPixelSpacing")) or valid_spacing(
-        header.numbers("NominalScannedPixelSpacing")
-    )
     spacing, kind = read_spacing(header)
-    return detector or (spacing if kind == "detector" else None)
+    return _detector(header) or (spacing if kind == "detector" else None)
+
+
+def _detector(header: Header) -> Spacing | None:
+    found = (valid_spacing(header.numbers(tag)) for tag in ("ImagerPixelSpacing", "NominalScannedPixelSpacing"))
+    return next(filter(None, found), None)
 
 
 def read_laterality(header: Header) -> Laterality | None:
