@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from drawn import batch_of
 from operations import Called
 from scipy.ndimage import map_coordinates
-from torch.utils.data import default_collate
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -31,16 +31,6 @@ def dataset(settings, stored=STORED):
         for number, shape in enumerate(stored)
     ]
     return AugmentedDataset(samples, TrainingTransform(AugmentSettings.model_validate(settings, strict=False), SIZE))
-
-
-def batch_of(source, seed):
-    """All samples, each with a seed of its own; also what the generator would draw next."""
-    items, after = [], []
-    for index in range(len(source)):
-        torch.manual_seed(100 * seed + index)
-        items.append(source[index])
-        after.append(torch.rand(()))
-    return default_collate(items), torch.stack(after)
 
 
 @pytest.mark.parametrize("settings", [{}, *EACH, GEOMETRY, GREYS, GEOMETRY | GREYS | NOISE], ids=lambda s: "-".join(s))

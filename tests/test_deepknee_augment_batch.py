@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from drawn import batch_of
 from operations import Called
 from scipy.ndimage import map_coordinates
 from torch.utils.data import default_collate
@@ -69,16 +70,6 @@ def by_torchvision(view, changes, roi):
         steps.append(v2.RandomAffine(a.rotation_deg, scale=a.scale, interpolation=linear))
     changed = v2.functional.adjust_gamma(v2.Compose(steps)(roi), float(torch.empty(()).uniform_(*a.gamma)))
     return view.cut(torch.roll(changed, (-down, -right), (-2, -1)))  # what comes round lies in the rim
-
-
-def batch_of(source, seed):
-    """All samples, each with a seed of its own; also what the generator would draw next."""
-    items, after = [], []
-    for index in range(len(source)):
-        torch.manual_seed(100 * seed + index)
-        items.append(source[index])
-        after.append(torch.rand(()))
-    return default_collate(items), torch.stack(after)
 
 
 def reference(view, changes, seed):

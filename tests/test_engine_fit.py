@@ -1,87 +1,24 @@
 import csv
 import json
 import math
-import os
 
 import numpy as np
 import pytest
 import torch
+from fit_tasks import SLOPE, WRITTEN, Augmented, Normed, Regression, contents, run, settings
 from torch import nn
-from torch.utils.data import Dataset, TensorDataset, WeightedRandomSampler
+from torch.utils.data import TensorDataset, WeightedRandomSampler
 
-from kneel.engine import record
 from kneel.engine.config import TrainingConfig
-from kneel.engine.fit import FitResult, fit
 from kneel.engine.loading import train_batches, val_batches
 from kneel.engine.optim import learning_rate
-from kneel.engine.record import ResumeError, RunExists
 from kneel.engine.same import SPEED
-from kneel.engine.snapshot import load_snapshot, load_training_state, update_snapshot
+from kneel.engine.snapshot import load_snapshot, load_training_state
 from kneel.engine.trainer import TrainingDiverged
 
-SLOPE = torch.tensor([[2.0], [-1.0], [0.5]])
-WRITTEN = ("best.json", "best.safetensors", "last.json", "last.safetensors", "metrics.csv")
+pytestmark = pytest.mark.usefixtures("steady_code")
+
 FILES = (*WRITTEN, "experiment.yaml")
-
-
-@pytest.fixture(autouse=True)
-def _steady_code(monkeypatch):
-    """Somebody may commit while two runs are compared byte by byte."""
-    monkeypatch.setattr(record, "code_version", lambda: {"commit": "0" * 40})
-
-
-class Augmented(Dataset):
-    """Points of the plane y = x . SLOPE + 1; the augmentation draws from torch's global generator."""
-
-    def __init__(self, length):
-        self.x = torch.randn(length, 3, generator=torch.Generator().manual_seed(1))
-
-    def __len__(self):
-        return len(self.x)
-
-    def __getitem__(self, index):
-        x = self.x[index] + 0.1 * torch.randn(3)
-        return {"x": x, "y": x @ SLOPE + 1.0, "index": index, "drawn": x}
-
-
-class Regression:
-    """Learns the plane with augmentation and dropout; judged on 13 points. `hook` is called before every loss."""
-
-    def __init__(self, length=22, dropout=0.1, hook=None):
-        self.length, self.dropout, self.hook = length, dropout, hook or (lambda step: None)
-        self.step = 0
-        self.seen, self.drawn = [], []
-
-    def build_model(self):
-        return nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(self.dropout), nn.Linear(8, 1))
-
-    def train_dataset(self):
-        return Augmented(self.length)
-
-    def val_dataset(self):
-        x = torch.randn(13, 3, generator=torch.Generator().manual_seed(2))
-        return TensorDataset(x, x @ SLOPE + 1.0)
-
-    def train_sampler(self, dataset, generator):
-        return None
-
-    def training_loss(self, model, batch):
-        self.step += 1
-        self.seen.append(batch["index"].tolist())
-        self.drawn.append(batch["drawn"])
-        factor = self.hook(self.step)
-        return nn.functional.mse_loss(model(batch["x"]), batch["y"]) * (1.0 if factor is None else factor)
-
-    def predict(self, model, batch):
-        return {"error": (model(batch[0]) - batch[1]).squeeze(1), "x": batch[0]}
-
-    def metrics(self, outputs):
-        assert np.array_equal(outputs["x"], self.val_dataset().tensors[0].numpy())
-        error = float(np.mean(outputs["error"] ** 2))
-        return {"loss": error, "worst": float(np.abs(outputs["error"]).max()), "auc": math.inf}
-
-    def describe(self):
-        return {"task": "regression", "model": {"hidden": 8}, "normalization": {"mean": (0.0,)}}
 
 
 class Blobs(Regression):
@@ -113,23 +50,8 @@ class Blobs(Regression):
         return {"accuracy": float(outputs["right"].mean())}
 
 
-def settings(**changes):
-    base = {"epochs": 4, "batch_size": 4, "monitor": "loss", "mode": "min", "learning_rate": 0.02}
-    return TrainingConfig(**base | changes)
-
-
-def run(path, name="run", task=None, *, resume=False, overwrite=False, board=None, **changes) -> FitResult:
-    config = settings(**changes)
-    return fit(task or Regression(), config, path, name=name, resume=resume, overwrite=overwrite, board=board, cpu=True)
-
-
 def flat(batches):
     return [number for batch in batches for number in batch]
-
-
-def contents(folder):
-    """What must be the same: all but the times, machines and processes in provenance and locks."""
-    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file() and file.suffix != ".previous"}
 
 
 def test_it_learns_the_known_solution(tmp_path):
@@ -219,111 +141,6 @@ def test_loader_processes_change_nothing(tmp_path):
     assert len(torch.unique(noise.mul(1e4).round(), dim=0)) == len(noise) == 16
 
 
-def interrupt_at(step):
-    def hook(now):
-        if now == step:
-            raise KeyboardInterrupt
-
-    return hook
-
-
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-@pytest.mark.parametrize("step", [1, 7, 13, 18])
-def test_resume_after_a_kill_is_bit_exact(tmp_path, step, optimizer):
-    changes = {"optimizer": optimizer, "momentum": 0.9 if optimizer == "sgd" else 0.0, "schedule": "cosine"}
-    whole = run(tmp_path, "whole", **changes)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, "parts", Regression(hook=interrupt_at(step)), **changes)
-    parts = run(tmp_path, "parts", resume=True, **changes)
-    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
-    assert (parts.best_epoch, parts.best_metric) == (whole.best_epoch, whole.best_metric)
-    assert str(parts.history) == str(whole.history)
-
-
-@pytest.mark.parametrize("epoch", [2, 3])
-@pytest.mark.parametrize("file", WRITTEN)
-def test_a_kill_before_any_file_is_renamed_is_made_good(tmp_path, monkeypatch, file, epoch):
-    whole = run(tmp_path, "whole", epochs=3)
-    assert whole.best_epoch == 3
-    replace = os.replace
-    count = 0
-
-    def killed(source, target):
-        nonlocal count
-        count += target.name == file
-        if target.name == file and count == epoch:
-            raise KeyboardInterrupt
-        replace(source, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("os.replace", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path, "parts", epochs=3)
-    assert load_snapshot(tmp_path / "parts" / "best.safetensors")[1]["epoch"] <= epoch
-    run(tmp_path, "parts", resume=True, epochs=3)
-    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
-
-
-def test_more_epochs_continue_a_step_schedule(tmp_path):
-    whole = run(tmp_path, "whole", epochs=4, milestones=(1,))
-    run(tmp_path, "parts", epochs=2, milestones=(1,))
-    parts = run(tmp_path, "parts", resume=True, epochs=4, milestones=(1,))
-    assert str(parts.history) == str(whole.history)
-    assert (tmp_path / "parts" / "last.safetensors").read_bytes() == whole.path_last.read_bytes()
-
-
-def test_resuming_a_finished_run_changes_nothing(tmp_path):
-    first = run(tmp_path)
-    before = contents(tmp_path / "run")
-    again = run(tmp_path, resume=True, threads=1)
-    assert contents(tmp_path / "run") == before
-    assert str(again) == str(first)
-
-
-def test_resume_of_another_run_shows_the_difference(tmp_path):
-    run(tmp_path, epochs=2, schedule="cosine")
-    changes = {"epochs": 3, "schedule": "cosine", "learning_rate": 0.5}
-    words = r"last.safetensors \(2 epochs\) is another run: training.epochs: stored 2, asked 3; "
-    with pytest.raises(ResumeError, match=words + r"training.learning_rate: stored 0.02, asked 0.5$"):
-        run(tmp_path, resume=True, **changes)
-    other = Regression()
-    other.describe = lambda: {"task": "regression", "model": {"hidden": 9}, "normalization": {"mean": [0.0]}}
-    with pytest.raises(ResumeError, match=r"another run: model.hidden: stored 8, asked 9$"):
-        run(tmp_path, task=other, resume=True, epochs=2, schedule="cosine")
-
-
-def test_a_step_run_is_not_cut_short(tmp_path):
-    run(tmp_path, epochs=3)
-    with pytest.raises(ResumeError, match=r"training.epochs: stored 3, asked 2"):
-        run(tmp_path, resume=True, epochs=2)
-
-
-def test_a_lost_best_snapshot_is_missed(tmp_path):
-    result = run(tmp_path, learning_rate=0.9, optimizer="sgd", clip_norm=100.0, epochs=3)
-    assert result.best_epoch < 3
-    result.path_best.unlink()
-    result.path_best.with_name("best.safetensors.previous").unlink()
-    with pytest.raises(
-        ResumeError, match=rf"best.safetensors is gone or damaged: epoch {result.best_epoch} was the best"
-    ):
-        run(tmp_path, resume=True, learning_rate=0.9, optimizer="sgd", clip_norm=100.0, epochs=3)
-
-
-def test_a_run_is_never_overwritten_unasked(tmp_path):
-    run(tmp_path, epochs=1)
-    before = contents(tmp_path / "run")
-    with pytest.raises(RunExists, match="run holds a run already"):
-        run(tmp_path, epochs=2)
-    assert contents(tmp_path / "run") == before
-    assert len(run(tmp_path, epochs=2, overwrite=True).history) == 2
-    with pytest.raises(ValueError, match="choose one"):
-        run(tmp_path, resume=True, overwrite=True)
-    for name in ("last.safetensors", "last.safetensors.previous"):
-        (tmp_path / "run" / name).unlink()
-    with pytest.raises(RunExists, match=r"no last\.safetensors to go on from"):
-        run(tmp_path, resume=True)
-
-
 @pytest.mark.parametrize("name", ["", "..", "a/b", "a\\b"])
 def test_the_name_stays_in_the_folder(tmp_path, name):
     with pytest.raises(ValueError, match="plain name of a folder"):
@@ -403,36 +220,6 @@ def test_no_switch_is_untested():
     assert {*SWITCHES, "monitor", "mode", *SPEED} == set(TrainingConfig.model_fields)
 
 
-class Stored(Augmented):
-    """Points before their augmentation, which is drawn."""
-
-    def __getitem__(self, index):
-        return super().__getitem__(index) | {"x": self.x[index]}
-
-
-class Normed(Regression):
-    """With a batch norm, so that averages are measured; counts the batches that were finished on the device."""
-
-    def __init__(self):
-        super().__init__()
-        self.finished = 0
-
-    def build_model(self):
-        return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
-
-    def train_dataset(self):
-        def finish(batch):
-            self.finished += 1
-            return batch | {"x": batch["drawn"]}
-
-        dataset = Augmented(self.length)
-        dataset.deferred = lambda: (Stored(self.length), finish)
-        return dataset
-
-    def predict(self, model, batch):
-        return super().predict(model, (batch["x"], batch["y"]) if isinstance(batch, dict) else batch)
-
-
 def test_augmenting_a_batch_or_its_samples_is_the_same_training(tmp_path):
     """Byte by byte, averages and a change in mid-run included."""
     weights = {}
@@ -444,19 +231,6 @@ def test_augmenting_a_batch_or_its_samples_is_the_same_training(tmp_path):
         torch.testing.assert_close(weights[name], weights["loader-loader"], rtol=0, atol=0)
         # epochs of 6 batches; from the second on, each once more for the average
         assert task.finished == {"loader-loader": 0, "device-device": 6 * (4 + 3), "device-auto": 6 * (2 + 1)}[name]
-
-
-def test_a_run_of_before_augment_on_is_not_gone_on_with_where_its_pictures_would_be_others(tmp_path):
-    """A finished one is, and one whose data set never could leave its augmentation to the device."""
-    for name, kind in (("deferring", Normed), ("plain", Regression)):
-        run(tmp_path, name, kind(), epochs=2)
-        path = tmp_path / name / "last.safetensors"
-        training = load_snapshot(path)[1]["training"]
-        update_snapshot(path, {"training": {key: value for key, value in training.items() if key != "augment_on"}})
-        run(tmp_path, name, kind(), epochs=2, resume=True)
-    run(tmp_path, "plain", Regression(), epochs=3, resume=True)
-    with pytest.raises(ResumeError, match=r"last\.safetensors was begun when .* in another way; start over"):
-        run(tmp_path, "deferring", Normed(), epochs=3, resume=True)
 
 
 def test_compiled_training_is_stored_resumed_and_averaged_under_the_same_names(tmp_path, monkeypatch):
@@ -531,28 +305,6 @@ def test_auto_precision_is_bf16_only_where_the_cpu_has_it(tmp_path, monkeypatch,
     assert seen == {used}
 
 
-def test_a_board_sees_all_epochs_also_after_a_resume(tmp_path):
-    shown, calls = [], []
-
-    class Watcher:
-        def show(self, rows, pictures):
-            shown[:] = [(row["epoch"], row["loss"]) for row in rows]
-            calls.append(len(rows))
-
-    run(tmp_path, epochs=2)
-    result = run(tmp_path, resume=True, epochs=3, board=Watcher())
-    assert shown == [(row["epoch"], row["loss"]) for row in result.history]
-    assert calls == [2, 3]
-
-
-def test_last_state_holds_the_optimizer_exactly(tmp_path):
-    result = run(tmp_path, epochs=1)
-    tensors, state = load_training_state(result.path_last)
-    assert float(tensors["optimizer/0/step"]) == 6.0  # 22 samples in batches of 4, the last with 2
-    assert state["optimizer"]["param_groups"][0]["lr"] == 0.02
-    assert not any("/" in key for key in load_snapshot(result.path_last)[0])
-
-
 def test_learning_rate_against_torch_schedulers():
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
     steps = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 5], gamma=0.3)
@@ -593,14 +345,3 @@ def test_every_process_needs_a_sample_of_a_batch():
     with pytest.raises(ValueError, match="batch_size = 2: must be at least the number of processes, 3"):
         train_batches(10, 2, 3)
     assert train_batches(3, 1, 1) == [range(1), range(1, 2), range(2, 3)]
-
-
-def test_what_others_added_to_the_best_snapshot_survives_a_rerun(tmp_path):
-    """A temperature that was fitted afterwards is not lost when a finished training is started again."""
-    result = run(tmp_path, epochs=1)
-    update_snapshot(result.path_best, {"temperature": 0.7})
-    again = run(tmp_path, epochs=1, resume=True)
-    assert load_snapshot(again.path_best)[1]["temperature"] == 0.7
-    again.path_best.write_bytes(again.path_best.read_bytes()[:-40])  # a broken one is written anew
-    run(tmp_path, epochs=1, resume=True)
-    assert "temperature" not in load_snapshot(again.path_best)[1]

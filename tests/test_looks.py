@@ -116,13 +116,19 @@ def test_films_that_were_trained_on_are_left_out(script, tmp_path):
         script.choose(tmp_path / "none", None, None)
 
 
-def test_the_script_stores_the_fit_beside_the_weights(script, tmp_path, monkeypatch, capsys):
-    """The networks' answers are stand-ins here; their files are the ones that ship."""
+def places(tmp_path, count):
+    """A copy of the weights that ship, and names of pictures."""
     weights, images = tmp_path / "weights", tmp_path / "images"
     shutil.copytree(ROOT / "pretrained" / "kneel", weights)
     images.mkdir()
-    for number in range(120):
+    for number in range(count):
         (images / f"{number}L.png").touch()
+    return weights, images
+
+
+def test_the_script_stores_the_fit_beside_the_weights(script, tmp_path, monkeypatch, capsys):
+    """The networks' answers are stand-ins here; their files are the ones that ship."""
+    weights, images = places(tmp_path, 120)
     right, wrong = looks(120, 8)
 
     def look(path, subject, localizer):
@@ -149,11 +155,7 @@ def test_the_script_stores_the_fit_beside_the_weights(script, tmp_path, monkeypa
 
 
 def test_the_script_says_whether_the_networks_know_the_knees(script, tmp_path, monkeypatch, capsys):
-    weights, images = tmp_path / "weights", tmp_path / "images"
-    shutil.copytree(ROOT / "pretrained" / "kneel", weights)
-    images.mkdir()
-    for number in range(100):
-        (images / f"{number}L.png").touch()
+    weights, images = places(tmp_path, 100)
     right, wrong = looks(100, 8)
     pairs = {f"{number}L.png": pair for number, pair in enumerate(zip(right, wrong, strict=True))}
     monkeypatch.setattr(script, "look", lambda path, subject, _: script.Seen(subject, *pairs[path.name]))
