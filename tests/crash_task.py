@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 import torch._dynamo  # the first optimizer loads it: seconds
-from test_engine_fit import Regression, settings
+from fit_tasks import Regression, settings
 from wrapped_file import Wrapped
 
 from kneel.engine import provenance, record

@@ -111,3 +111,11 @@ def run(path, name="run", task=None, *, resume=False, overwrite=False, board=Non
 def contents(folder):
     """What must be the same: all but the times, machines and processes in provenance and locks."""
     return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file() and file.suffix != ".previous"}
+
+
+def interrupt_at(step):
+    def hook(now):
+        if now == step:
+            raise KeyboardInterrupt
+
+    return hook

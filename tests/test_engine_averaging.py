@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from test_engine_fit import Augmented, Regression, contents, interrupt_at
+from fit_tasks import Augmented, Regression, contents, interrupt_at
 from torch import nn
 
 from kneel.engine import record

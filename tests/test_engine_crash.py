@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_engine_fit import WRITTEN, Regression, contents, interrupt_at, run
+from fit_tasks import WRITTEN, Regression, contents, interrupt_at, run
 from wrapped_file import Wrapped
 
 from kneel.engine import provenance, record
@@ -165,7 +165,7 @@ ON_A_SMALL_DISK = """
 import sys
 from pathlib import Path
 import crash_task
-from test_engine_fit import Regression, run
+from fit_tasks import Regression, run
 crash_task.stay_with_one_commit()
 filler, out = Path(sys.argv[1], "filler"), Path(sys.argv[2])
 def fill(step):

@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 import torch
-from test_engine_fit import Regression, interrupt_at, run
+from fit_tasks import Regression, interrupt_at, run
 from test_landmark_train import experiment
 
 from kneel.engine import provenance

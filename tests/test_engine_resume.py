@@ -3,20 +3,12 @@
 import os
 
 import pytest
-from fit_tasks import WRITTEN, Normed, Regression, contents, run
+from fit_tasks import WRITTEN, Normed, Regression, contents, interrupt_at, run
 
 from kneel.engine.record import ResumeError, RunExists
 from kneel.engine.snapshot import load_snapshot, load_training_state, update_snapshot
 
 pytestmark = pytest.mark.usefixtures("steady_code")
-
-
-def interrupt_at(step):
-    def hook(now):
-        if now == step:
-            raise KeyboardInterrupt
-
-    return hook
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
