@@ -25,6 +25,7 @@ from deepknee.model import GRADES
 from deepknee.patches import PatchGeometry
 from deepknee.views import Compartments, View, turned, turned_from
 from kneel.engine.config import ConfigError
+from kneel.engine.faster import fold_batch_norms
 from kneel.imaging.geometry import RoiFrame, Side, Spacing
 
 _log = logging.getLogger(__name__)
@@ -90,7 +91,9 @@ class Grader:
         device: str | torch.device = "cpu",
         attention: Method = "gradcam",
     ) -> Self:
-        """Load the networks of an ensemble; a warning tells of a calibration that is not of just these.
+        """Load the networks of an ensemble, to grade with and not to train on: their batch norms are folded.
+
+        A warning tells of a calibration that is not of just these.
 
         Parameters
         ----------
@@ -107,6 +110,8 @@ class Grader:
             No file, or files of different geometry or modes.
         """
         grader = cls([load_member(path) for path in paths], mode=mode, device=device, attention=attention)
+        for member in grader.members:
+            fold_batch_norms(member.net)
         held = sum(member.settings.conformal is not None for member in grader.members)
         if held and grader.conformal is None and grader.mode == "mean":
             _log.warning(

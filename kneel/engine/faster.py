@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -20,7 +21,7 @@ def fold_batch_norms(net: Net) -> Net:
     Parameters
     ----------
     net : nn.Module
-        Trained; convolution and norm are the first two layers of an ``nn.Sequential``.
+        Trained. A norm is folded where it follows its convolution in an ``nn.Sequential``; others stay.
 
     Returns
     -------
@@ -28,11 +29,11 @@ def fold_batch_norms(net: Net) -> Net:
         The same, in evaluation mode; it cannot be trained on.
     """
     for layers in net.eval().modules():
-        if isinstance(layers, nn.Sequential) and len(layers) > 1:
-            convolution, norm = layers[0], layers[1]
-            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                _fold(convolution, norm)
-                layers[1] = nn.Identity()
+        if isinstance(layers, nn.Sequential):
+            for number, (convolution, norm) in enumerate(pairwise(list(layers)), start=1):
+                if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    _fold(convolution, norm)
+                    layers[number] = nn.Identity()
     return net
 
 
