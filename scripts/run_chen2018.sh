@@ -5,17 +5,23 @@
 #   DATA_ROOT    holds train/, val/ and, if you like, test/, each with the folders 0 to 4; landmarks.csv is written beside them
 #   WORKDIR      where all runs go (default: workdir)
 #   JOBS         processes that look for landmarks (default: 2)
+#   MEMBERS      experiments of kl_experiments/ whose networks are averaged (default: those of the networks that ship)
+#   STARTS       experiments that MEMBERS go on from (default: none where MEMBERS is given)
 #
 # Started again it goes on where it stopped; see run_experiments.sh for the other settings.
 # Example:  DATA_ROOT=/data/chen2018 WORKDIR=/data/runs scripts/run_chen2018.sh
+# On two CPU cores, half of the ensemble and a fourth of the time:
+#   PER_GPU=2 MEMBERS="chen2018_joint_seed_42 chen2018_joint_seed_84" DATA_ROOT=... WORKDIR=... scripts/run_chen2018.sh
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 : "${DATA_ROOT:?the folder of the unzipped public set}" "${WORKDIR:=workdir}" "${JOBS:=2}"
 export DATA_ROOT WORKDIR
 python=$here/.venv/bin/python
 [ -x "$python" ] || python=python3
-starts="chen2018_small chen2018_aligned_seed_42 chen2018_aligned_seed_84"  # what others go on from
-members="chen2018_robust_seed_42 chen2018_robust_seed_84 chen2018_joint_seed_42 chen2018_joint_seed_84"
+if [ -z "${MEMBERS:-}" ]; then
+    STARTS="chen2018_small chen2018_aligned_seed_42 chen2018_aligned_seed_84"
+    MEMBERS="chen2018_robust_seed_42 chen2018_robust_seed_84 chen2018_joint_seed_42 chen2018_joint_seed_84"
+fi
 
 locate() {
     "$python" "$here/scripts/data_stuff/locate_landmarks.py" --images "$DATA_ROOT/$1" --jobs "$JOBS" && return
@@ -26,11 +32,11 @@ locate train
 locate val
 
 experiments=""
-for name in $starts $members; do experiments+=:$here/kl_experiments/$name.yaml; done
+for name in ${STARTS:-} $MEMBERS; do experiments+=:$here/kl_experiments/$name.yaml; done
 EXPERIMENTS=${experiments#:} "$here/run_experiments.sh"
 
 networks=()
-for name in $members; do networks+=("$WORKDIR/$name"); done
+for name in $MEMBERS; do networks+=("$WORKDIR/$name"); done
 "$python" "$here/scripts/calibrate_kl.py" --data "$DATA_ROOT/val" --weights "${networks[@]}" --turns -6 6
 for part in val test; do
     if [ ! -d "$DATA_ROOT/$part" ]; then continue; fi

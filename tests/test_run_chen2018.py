@@ -22,7 +22,12 @@ with open({calls!r}, "a") as file:
 
 
 @pytest.fixture
-def calls(tmp_path):
+def settings():
+    return {}
+
+
+@pytest.fixture
+def calls(tmp_path, settings):
     """Run the command over an empty set with a test part; what it called, and the experiments it asked for."""
     here, data = tmp_path / "a copy", tmp_path / "the data"
     interpreter = here / ".venv" / "bin" / "python"
@@ -33,7 +38,8 @@ def calls(tmp_path):
         (here / name).symlink_to(ROOT / name)
     for part in ("train", "val", "test"):
         (data / part).mkdir(parents=True)
-    environment = {**os.environ, "DATA_ROOT": str(data), "WORKDIR": str(tmp_path / "runs"), "VISDOM_SERVER": "none"}
+    places = {"DATA_ROOT": str(data), "WORKDIR": str(tmp_path / "runs"), "VISDOM_SERVER": "none"}
+    environment = {**os.environ, **places, **settings}
     subprocess.run([here / "scripts" / "run_chen2018.sh"], env=environment, check=True)
     return [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
 
@@ -62,3 +68,22 @@ def test_networks_are_trained_after_what_they_start_from_and_then_read_together(
             assert {member.name for member in members} == shipped
             assert words[words.index("--data") + 1] in map(str, (tmp_path / "the data").iterdir())
     assert shipped <= set(trained)
+
+
+@pytest.mark.parametrize("settings", [{"MEMBERS": "chen2018_fine_seed_42 chen2018_joint_seed_84"}])
+def test_the_networks_to_train_and_average_can_be_chosen(calls, tmp_path):
+    (experiments,) = {there for words, there in calls if words[0].endswith("experiments_runner.py")}
+    assert [Path(path).stem for path in experiments.split(":")] == ["chen2018_fine_seed_42", "chen2018_joint_seed_84"]
+    judged = [words for words, _ in calls if words[0].endswith(("calibrate_kl.py", "evaluate_kl.py"))]
+    for words in judged:
+        runs = words[words.index("--weights") + 1 :][:3]
+        assert runs[:2] == [str(tmp_path / "runs" / f"chen2018_{name}") for name in ("fine_seed_42", "joint_seed_84")]
+        assert runs[2].startswith("--")
+    assert len(judged) == 3
+
+
+@pytest.mark.parametrize("settings", [{"MEMBERS": "chen2018_robust_seed_42", "STARTS": "base antony"}])
+def test_what_they_go_on_from_is_trained_first_and_not_averaged(calls):
+    (experiments,) = {there for words, there in calls if words[0].endswith("experiments_runner.py")}
+    assert [Path(path).stem for path in experiments.split(":")] == ["base", "antony", "chen2018_robust_seed_42"]
+    assert not any(word.endswith(("base", "antony")) for words, _ in calls for word in words)
