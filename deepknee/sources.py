@@ -1,6 +1,7 @@
 """Where graded knees come from: annotated films, a folder of graded pictures, or a table of ROIs."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from kneel.imaging.radiograph import RadiographError, normalize_percentiles
 LANDMARK_TABLE = "landmarks.csv"  # what scripts/data_stuff/locate_landmarks.py writes; columns of kneel.imaging.crops
 _NAMED = "SUBJECT followed by L or R and .png"
 _NAME = re.compile(r"(?P<subject>.+)(?P<side>[LR])\.png")
+_CUT = re.compile(r".+_V\d+_[LR]\.png")  # pictures that scripts/data_stuff/create_grading_dataset.py cut
 
 
 class DatasetError(RadiographError):
@@ -129,7 +131,8 @@ def graded_files(folder: Path) -> list[Path]:
     Raises
     ------
     DatasetError
-        A grade's folder is missing, or a file's name is not ``{subject}{L|R}.png``.
+        A grade's folder is missing, a file's name is not ``{subject}{L|R}.png`` or that of a ROI with a table, or a
+        knee has several grades.
     """
     missing = [str(grade) for grade in range(GRADES) if not (folder / str(grade)).is_dir()]
     if missing:
@@ -137,6 +140,13 @@ def graded_files(folder: Path) -> list[Path]:
     paths = [path for grade in range(GRADES) for path in sorted((folder / str(grade)).iterdir())]
     paths = [path for path in paths if not path.name.startswith(".")]
     refuse([f"{path}: must be named {_NAMED}" for path in paths if not _NAME.fullmatch(path.name)])
+    if cut := [path for path in paths if _CUT.fullmatch(path.name)]:
+        raise DatasetError(
+            f"{cut[0]}: is named as create_grading_dataset.py names ROIs, whose left knees are mirrored already and of "
+            "which a table tells the subjects: name the folder of knees.csv instead (source: graded_rois)"
+        )
+    times = Counter(path.name for path in paths)
+    refuse([f"{path}: the same knee lies in the folder of another grade" for path in paths if times[path.name] > 1])
     return paths
 
 

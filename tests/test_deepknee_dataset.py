@@ -114,6 +114,22 @@ def test_layout_is_checked(tmp_path: Path) -> None:
         graded_files(tmp_path / "test")
 
 
+def test_rois_with_a_table_are_no_graded_folder(tmp_path: Path) -> None:
+    """Read as one, their left knees would be mirrored twice, and a subject's visits would be different subjects."""
+    for grade in range(5):
+        (tmp_path / "rois" / str(grade)).mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "rois" / "2" / "9000099_V00_L.png"), knee_picture())
+    with pytest.raises(DatasetError, match=r"9000099_V00_L\.png: is named as .* name the folder of knees\.csv"):
+        load_knees(tmp_path / "rois", FOLDER, GEOMETRY, "film")
+
+
+def test_a_knee_of_two_grades_is_refused(tmp_path: Path) -> None:
+    write_graded(tmp_path, "train", 1)
+    cv2.imwrite(str(tmp_path / "train" / "4" / "1L.png"), knee_picture())
+    with pytest.raises(DatasetError, match=r"(?s)2 pictures.*0/1L\.png: the same knee.*4/1L\.png: the same knee"):
+        graded_files(tmp_path / "train")
+
+
 def split(root: Path, source: GradedFolderSource | PhantomSource, fold: int = 0):
     return load_split(root, source, GEOMETRY, "film", folds=2, fold=fold, seed=0)
 
