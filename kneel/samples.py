@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,7 +14,7 @@ from kneel.dataset import LandmarkSample
 from kneel.engine.pixel_cache import cached
 from kneel.engine.reading import read_all
 from kneel.imaging.cohort import CohortFilm, read_cohort
-from kneel.imaging.crops import AnnotatedCrop, read_crops
+from kneel.imaging.crops import AnnotatedCrop, read_crops, read_grey
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.geometry import RoiFrame, Side, Spacing
 from kneel.imaging.radiograph import RadiographError, normalize_percentiles
@@ -226,16 +225,9 @@ def _to_bytes(grey: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.rint(grey * 255).astype(np.uint8)
 
 
-def _read_picture(path: Path) -> NDArray[np.uint8]:
-    picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) if path.is_file() else None
-    if picture is None:
-        raise RadiographError(f"{path}: {'not a picture' if path.is_file() else 'missing'}")
-    return picture.astype(np.uint8, copy=False)
-
-
 def _read_roi(roi: tuple[Path, KneeAnnotation], *, spacing_mm: float) -> list[LandmarkSample]:
     path, knee = roi
-    picture = _read_picture(path)
+    picture = read_grey(path)
     if picture.shape != (ROI_SIZE, ROI_SIZE):
         raise RadiographError(f"{path}: {picture.shape[1]} x {picture.shape[0]}, must be {ROI_SIZE} x {ROI_SIZE}")
     frame = RoiFrame.covering((0, ROI_SIZE, 0, ROI_SIZE), (ROI_SPACING_MM,) * 2, side="R", roi_spacing_mm=spacing_mm)
@@ -245,7 +237,7 @@ def _read_roi(roi: tuple[Path, KneeAnnotation], *, spacing_mm: float) -> list[La
 def _read_lc_film(film: tuple[Path, Sequence[KneeAnnotation]], *, spacing_mm: float) -> list[LandmarkSample]:
     """Cut the halves of one of KNEEL's films; all of them show both knees, though most have one annotated."""
     path, knees = film
-    picture = _read_picture(path)
+    picture = read_grey(path)
     spacing = (LC_SPACING_MM,) * 2
     return [
         center_sample(picture, knee, knee.film_points(spacing), knee.side, spacing, spacing_mm=spacing_mm, halves=True)

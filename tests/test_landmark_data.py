@@ -145,13 +145,25 @@ def test_a_table_without_a_knee_is_refused(tmp_path):
 
 
 def test_all_bad_pictures_are_named_at_once(tmp_path):
-    knees = [KneeAnnotation(str(n), "R", 0, np.full((16, 2), 200.0), (0, 0)) for n in range(3)]
+    knees = [KneeAnnotation(str(n), "R", 0, np.full((16, 2), 200.0), (0, 0)) for n in range(4)]
     write_annotations(tmp_path / "a.csv", knees)
     (tmp_path / "1_0_R.png").write_bytes(b"no picture")
     cv2.imwrite(str(tmp_path / "2_0_R.png"), np.zeros((10, 10), np.uint8))
+    cv2.imwrite(str(tmp_path / "3_0_R.png"), np.full((466, 466), 4095, np.uint16))
     source = KneelSource(source="kneel_csv", annotations="a.csv", images=".")
-    with pytest.raises(RadiographError, match=r"(?s)3 of 3.*0_0_R.png: missing.*not a picture.*10 x 10, must be 466"):
+    words = r"(?s)4 of 4.*0_0_R.png: missing.*not a picture.*10 x 10, must be 466.*3_0_R.png: .* uint16, must be of 8"
+    with pytest.raises(RadiographError, match=words):
         load_samples(tmp_path, source, "train", "hc", spacing_mm=0.3, margin=0.0)
+
+
+def test_a_crop_of_16_bits_is_refused(crops):
+    """OpenCV would show the upper half of its bits: 16 grey levels of a detector's 4,096."""
+    root, _ = crops
+    path = next((root / "pictures").glob("*.png"))
+    cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).astype(np.uint16) * 16)
+    source = CropSource(source="crops", table="table.csv", images="pictures")
+    with pytest.raises(RadiographError, match=f"{path.name}: its grey levels are uint16"):
+        load_samples(root, source, "train", "hc", spacing_mm=0.5, margin=0.0)
 
 
 def test_items_say_which_points_are_inside(cohort):

@@ -66,13 +66,37 @@ class AnnotatedCrop:
         Raises
         ------
         RadiographError
-            The picture is missing or is none.
+            As `read_grey`.
         """
-        picture = cv2.imread(str(self.path), cv2.IMREAD_GRAYSCALE) if self.path.is_file() else None
-        if picture is None:
-            raise RadiographError(f"{self.path}: {'not a picture' if self.path.is_file() else 'missing'}")
-        grey = picture.astype(np.uint8, copy=False)
+        grey = read_grey(self.path)
         return 255 - grey if self.inverted else grey
+
+
+def read_grey(path: Path) -> NDArray[np.uint8]:
+    """Read a picture of 8 bits.
+
+    Parameters
+    ----------
+    path : Path
+        The picture; of a coloured one the brightness is taken.
+
+    Returns
+    -------
+    ndarray, shape (H, W), uint8
+
+    Raises
+    ------
+    RadiographError
+        It is missing, is none, or has more than 8 bits.
+    """
+    # with its own depth: OpenCV would else cut 16 bits down to the upper 8, and leave 16 grey levels of 12 bits
+    how = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
+    picture = cv2.imread(str(path), how) if path.is_file() else None
+    if picture is None:
+        raise RadiographError(f"{path}: {'not a picture' if path.is_file() else 'missing'}")
+    if picture.dtype != np.uint8:
+        raise RadiographError(f"{path}: its grey levels are {picture.dtype}, must be of 8 bits")
+    return picture.astype(np.uint8, copy=False)
 
 
 def read_crops(table: str | os.PathLike[str], images: str | os.PathLike[str]) -> list[AnnotatedCrop]:
