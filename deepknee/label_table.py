@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepknee.dataset import GradedKnees
-from deepknee.predictions import GradePredictions, PredictionTableError, read_predictions, write_predictions
+from deepknee.predictions import GradePredictions, PredictionTableError, encode_predictions, read_predictions
 from deepknee.unseen import Training
 from kneel.engine.atomic import write_atomic
 from kneel.engine.folds import LeakageError, marked_subjects
@@ -57,10 +57,13 @@ def write_labels(path: Path, labels: GradePredictions, teachers: Sequence[Traini
     dumb = [teacher.place for teacher in teachers if teacher.marks is None]
     if dumb:
         raise LeakageError(f"{dumb[0]}: does not note whom it was trained on, so it cannot be asked to teach")
-    note = _note(path)
     kept = [{"place": "/".join(Path(one.place).parts[-3:]), "trained_on": one.marks} for one in teachers]
-    write_predictions(path, labels)  # were the note not to follow, the table would not be the one of the note before
-    write_atomic(note, (json.dumps({"table": _digest(path), "teachers": kept}, indent=1) + "\n").encode())
+    table = encode_predictions(labels)
+    note = {"table": hashlib.sha256(table).hexdigest(), "teachers": kept}
+    # the note first: were the table not to follow, there would be none, or not that of the note; a table without its
+    # note would pass for one that readers made, whom nobody asks what they have seen
+    write_atomic(_note(path), (json.dumps(note, indent=1) + "\n").encode())
+    write_atomic(path, table)
 
 
 def read_labels(path: Path, knees: GradedKnees, folder: Path, val: GradedKnees) -> NDArray[np.float32]:
@@ -145,12 +148,12 @@ def _teachers(path: Path) -> list[dict[str, str]]:
         table, teachers = content["table"], content["teachers"]
     except (ValueError, KeyError, TypeError) as error:
         raise PredictionTableError(
-            f"{note}: damaged ({error}); scripts/label_kl.py writes table and note anew"
+            f"{note}: damaged ({error}); move it and its table away, and scripts/label_kl.py writes both anew"
         ) from error
     if table != _digest(path):
         raise PredictionTableError(
             f"{path}: was changed since {note.name} beside it was written, which says whom the networks behind it were "
-            "trained on; scripts/label_kl.py writes both anew"
+            "trained on; move it away, and scripts/label_kl.py writes both anew"
         )
     return teachers
 

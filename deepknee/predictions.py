@@ -195,12 +195,23 @@ def _side(name: str) -> str:
 
 
 def write_predictions(path: Path, predictions: GradePredictions) -> None:
-    """Write the table, probabilities to ten significant digits; beside first, then renamed.
+    """Write the table; beside first, then renamed.
 
     Parameters
     ----------
     path : Path
         CSV to write; its folder must exist.
+    predictions : GradePredictions
+        What to write.
+    """
+    write_atomic(path, encode_predictions(predictions))
+
+
+def encode_predictions(predictions: GradePredictions) -> bytes:
+    """Return the table as CSV, probabilities to ten significant digits.
+
+    Parameters
+    ----------
     predictions : GradePredictions
         What to write.
     """
@@ -215,7 +226,7 @@ def write_predictions(path: Path, predictions: GradePredictions) -> None:
     if predictions.sets is not None and predictions.abstain is not None:
         table["grade_set"] = [";".join(map(str, np.flatnonzero(row))) for row in predictions.sets]
         table["abstain"] = np.where(predictions.abstain, "yes", "no")
-    write_atomic(path, table.to_csv(index=False, float_format="%.10g", lineterminator="\n").encode())
+    return table.to_csv(index=False, float_format="%.10g", lineterminator="\n").encode()
 
 
 def read_predictions(path: Path) -> GradePredictions:

@@ -54,6 +54,25 @@ def test_teachers_that_saw_validation_subjects_are_refused(tmp_path: Path) -> No
     assert not (tmp_path / "other.csv").exists()
 
 
+def test_a_table_whose_writing_was_cut_short_does_not_pass_for_readers_votes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Path] = []
+
+    def first_alone(path: Path, data: bytes) -> None:
+        if written:
+            raise KeyboardInterrupt
+        written.append(path)
+        path.write_bytes(data)
+
+    for module in ("label_table", "predictions"):
+        monkeypatch.setattr(f"deepknee.{module}.write_atomic", first_alone)
+    with pytest.raises(KeyboardInterrupt):
+        write_labels(tmp_path / "labels.csv", labels_of(KNEES), [teacher("abcdxy")])
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_labels(tmp_path / "labels.csv", KNEES, FOLDER, VAL)
+
+
 def test_readers_votes_need_no_note_and_another_tables_note_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     write_labels(path, labels_of(KNEES), [teacher("abcd")])
