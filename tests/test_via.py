@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from doors import script
 
 from kneel.film_task import DrawnKnee, FilmTask
 from kneel.imaging.bonefinder import POINTS, landmarks_on_film, read_pts
@@ -324,6 +325,19 @@ def test_points_can_be_chosen(download, tmp_path):
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1
     assert "must be each of 0 to 15 once" in result.stderr
+
+
+def test_a_knee_of_two_grades_and_a_landmark_of_two_points_are_refused(tmp_path):
+    """Of a table of several visits, such as the OAI's, the last one would be taken."""
+    command, table = script("data_stuff/bf_landmarks_to_via"), tmp_path / "t.csv"
+    table.write_text("subject_id,side,kl\n9,L,1\n9,R,2\n9,L,1\n")
+    assert command.read_grades(table) == {("9", "L"): 1, ("9", "R"): 2}
+    table.write_text("subject_id,side,kl\n9,L,1\n9,R,2\n9,L,3\n")
+    with pytest.raises(AnnotationError, match="line 4: kl of 9 L is 3, and 1 in a line before"):
+        command.read_grades(table)
+    table.write_text("landmark,index\n" + "".join(f"{n},{n}\n" for n in [*range(16), 3]).replace("3,3\n", "3,5\n", 1))
+    with pytest.raises(AnnotationError, match="line 18: landmark 3 stands there twice"):
+        command.read_indices(table)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the authors' table is not here")

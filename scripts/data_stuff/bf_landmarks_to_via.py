@@ -188,7 +188,8 @@ def read_indices(path: Path) -> list[int]:
             raise AnnotationError(
                 f"{where}: landmark and index are {row['landmark']!r} and {row['index']!r}, not numbers"
             )
-        found[int(row["landmark"])] = int(row["index"])
+        if found.setdefault(int(row["landmark"]), int(row["index"])) != int(row["index"]):
+            raise AnnotationError(f"{where}: landmark {row['landmark']} stands there twice")
     if sorted(found) != list(range(len(LANDMARKS))):
         raise AnnotationError(f"{path}: column landmark holds {sorted(found)}, must be each of 0 to 15 once")
     return [found[landmark] for landmark in sorted(found)]
@@ -200,7 +201,10 @@ def read_grades(path: Path) -> dict[tuple[str, Side], int]:
     for where, row in read_table(path, ("subject_id", "side", "kl")):
         if row["side"] not in ("L", "R") or row["kl"] not in ("0", "1", "2", "3", "4"):
             raise AnnotationError(f"{where}: side is {row['side']!r} (L or R) and kl {row['kl']!r} (0 to 4)")
-        grades[row["subject_id"], "L" if row["side"] == "L" else "R"] = int(row["kl"])
+        knee: tuple[str, Side] = (row["subject_id"], "L" if row["side"] == "L" else "R")
+        before = grades.setdefault(knee, int(row["kl"]))
+        if before != int(row["kl"]):  # a table of several visits, say: whichever came last would be taken
+            raise AnnotationError(f"{where}: kl of {' '.join(knee)} is {row['kl']}, and {before} in a line before")
     return grades
 
 
