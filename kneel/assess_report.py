@@ -26,6 +26,8 @@ _ERROR_WORDS = """95 % intervals in brackets: percentile bootstrap, {resamples} 
 one together. Where no knee is an outlier the interval has no width; with n subjects, up to 3/n of all may be."""
 _MEASURE_WORDS = """Measures on the predicted points less those on the annotated ones: bias, mean absolute error, Bland
 and Altman's 95 % limits of agreement, ICC(A,1). Definitions: `kneel/measure.py`."""
+_OTHER_KNEES = "**Not all experiments were judged on the same knees**: what differs between two may be their knees."
+_OF_POINTS = ("measures.csv", "cv.csv", "cv.tex", "test.csv", "test.tex")  # not of joint centres
 
 
 def write_report(
@@ -37,6 +39,8 @@ def write_report(
     progress: Callable[[Sequence[Predictions]], Iterable[Predictions]] = iter,
 ) -> None:
     """Evaluate experiments and write everything that is said of them.
+
+    Tables and curves that an earlier report left there and this one has not are removed.
 
     Parameters
     ----------
@@ -65,6 +69,8 @@ def write_report(
     for experiment, page in pages.items():
         save_figure(page, folder, f"{file_name(experiment)}_knees", ("png",))
     whole = evaluated[0].points.shape[1] > 1
+    for name in (*(() if whole else _OF_POINTS), *(("curves.png", "curves.pdf") if len(evaluated) == 1 else ())):
+        (folder / name).unlink(missing_ok=True)
     errors, measures, sections = [], [], []
     for one in progress(evaluated):
         bootstrap = SubjectBootstrap(one.knees.subject_id.tolist(), resamples=resamples)
@@ -74,6 +80,8 @@ def write_report(
         sections.append(_section(folder, one, errors[-1], measures[-1] if whole else None, images is not None))
     _write(folder / "errors.csv", pd.concat(errors).to_csv(index=False, float_format="%.6g"))
     text = ["# Landmarks: predicted against annotated", NOTICE, _files(whole), markdown(_who(evaluated))]
+    if len({frozenset(zip(one.knees.subject_id, one.knees.side, strict=True)) for one in evaluated}) > 1:
+        text.append(_OTHER_KNEES)
     if whole:
         _write(folder / "measures.csv", pd.concat(measures).to_csv(index=False, float_format="%.6g"))
         text += _paper(folder, "cv", "The paper's report of a cross-validation", _CV_WORDS, map(report_cv, evaluated))

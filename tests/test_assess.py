@@ -251,6 +251,19 @@ def test_the_report_of_joint_centres(tmp_path):
     assert not (tmp_path / "cv.csv").exists()
 
 
+def test_a_report_says_where_knees_differ_and_leaves_nothing_of_an_earlier_one(tmp_path):
+    first = knees_of([0, 1, 2, 4])
+    same, fewer = replace(first, experiment="same"), replace(knees_of([0, 1]), experiment="fewer")
+    write_report(tmp_path, [first, same], resamples=20)
+    assert "same knees" not in (tmp_path / "report.md").read_text()
+    write_report(tmp_path, [first, fewer], resamples=20)
+    assert "Not all experiments were judged on the same knees" in (tmp_path / "report.md").read_text()
+    assert {"measures.csv", "cv.tex", "curves.pdf"} <= {path.name for path in tmp_path.iterdir()}
+    write_report(tmp_path, [replace(knees_of([0, 2], landmarks=1), experiment="centres")], resamples=20)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert not left & {"measures.csv", "cv.csv", "cv.tex", "test.csv", "test.tex", "curves.png", "curves.pdf"}
+
+
 def test_what_cannot_be_compared_is_refused(tmp_path):
     whole, centre = knees_of([0, 1]), replace(knees_of([0, 1], landmarks=1), experiment="lc")
     with pytest.raises(PredictionError, match="wing: in more than one table"):
