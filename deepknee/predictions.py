@@ -36,6 +36,7 @@ from kneel.engine.snapshot import write_atomic
 _KNEE = ["knee", "subject_id", "side", "true_kl"]
 _CHANCES = [f"p{grade}" for grade in range(GRADES)]
 _SIDE = re.compile(r"([LR])(?:\.[a-z]+)?$")
+_ROUNDED = 5e-3  # so far may rounded probabilities be from the mean of rounded ones
 _AT_ONCE = 128  # knees, so that their attention maps do not fill the memory
 
 
@@ -245,7 +246,8 @@ def read_predictions(path: Path) -> GradePredictions:
     Raises
     ------
     PredictionTableError
-        A column is missing, a value cannot be, there is no knee, a knee is there twice, or there are several models.
+        A column is missing, a value cannot be, there is no knee, a knee is there twice, there are several models, or
+        the probabilities are not the mean of the answers.
     OSError
         The file cannot be opened.
     """
@@ -269,9 +271,13 @@ def read_predictions(path: Path) -> GradePredictions:
     _refuse(path, table, "true_kl", ~table.true_kl.isin([*"01234"]), "must be one of 0, 1, 2, 3, 4")
     _refuse(path, table, "subject_id", table.subject_id == "", "must not be empty")
     count = next(m for m in range(len(table.columns)) if f"m{m}_p0" not in table)
+    chances = _probabilities(path, table, "")
     members = np.array([_probabilities(path, table, f"m{number}_") for number in range(count)]) if count else None
+    if members is not None:  # grading is judged by the one, calibration by the other: they must be of one model
+        off = np.abs(members.mean(0) - chances).max(1) > _ROUNDED
+        _refuse(path, table, "p0", off, "and p0 to p4 must be the means of m0_p0 to m0_p4 and on; else leave those out")
     knees = table[_KNEE].assign(true_kl=table.true_kl.astype(int))
-    return GradePredictions(models[0], knees, _probabilities(path, table, ""), members, *_sets(path, table))
+    return GradePredictions(models[0], knees, chances, members, *_sets(path, table))
 
 
 def _probabilities(path: Path, table: pd.DataFrame, mark: str) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from graded_tables import made_up
 
+from deepknee.calibration import mean_probabilities
 from deepknee.conformal import Conformal
 from deepknee.evaluate import WORDS, compare, evaluate, same_knees
 from deepknee.metrics import chance_error, evaluation_metrics
@@ -157,3 +158,14 @@ def test_tables_that_cannot_be_used(tmp_path: Path, old: str, new: str, words: s
     (tmp_path / "p.csv").write_text(text.replace(old, new, 1))
     with pytest.raises(PredictionTableError, match=words):
         read_predictions(tmp_path / "p.csv")
+
+
+def test_probabilities_of_another_model_than_the_answers_are_refused(tmp_path: Path) -> None:
+    """Else the figures of the grading would be of one model and those of calibration, in one report, of another."""
+    one = made_up(5)
+    assert one.members is not None
+    write_predictions(tmp_path / "p.csv", replace(one, probabilities=mean_probabilities(one.members, 3.0)))
+    with pytest.raises(PredictionTableError, match=r"line 2: p0 is .* must be the means of m0_p0 to m0_p4"):
+        read_predictions(tmp_path / "p.csv")
+    write_predictions(tmp_path / "p.csv", replace(one, probabilities=one.probabilities.round(4)))
+    assert read_predictions(tmp_path / "p.csv").members is not None
