@@ -161,6 +161,8 @@ def read_predictions(path: str | os.PathLike[str]) -> Predictions:
         raise PredictionError(f"{path}: holds the experiments {', '.join(names)}; must be one a file")
     for column, allowed in (("side", "LR"), ("kl", "01234")):
         _refuse(path, table, column, ~table[column].isin([*allowed]), f"must be one of {', '.join(allowed)}")
+    # of knees of nobody the bootstrap would make one subject, and intervals without a width
+    _refuse(path, table, "subject_id", table.subject_id == "", "must not be empty")
     twice = doubled(table)
     if twice:
         raise PredictionError(f"{path}: {len(twice)} knees are there more than once: {', '.join(twice[:10])}")

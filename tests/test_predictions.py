@@ -64,6 +64,7 @@ def test_a_doubled_knee_is_not_written(tmp_path):
         ("ty15", "inf", "line 3: ty15 is 'inf', must be a finite number"),
         ("experiment", "other", "holds the experiments other, wing; must be one a file"),
         ("side", "L", "1 knees are there more than once: 000 L"),
+        ("subject_id", "", "line 3: subject_id is '', must not be empty"),
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path, column, value, words):
