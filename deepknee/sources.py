@@ -25,7 +25,8 @@ from kneel.imaging.radiograph import RadiographError, normalize_percentiles
 
 LANDMARK_TABLE = "landmarks.csv"  # what scripts/data_stuff/locate_landmarks.py writes; columns of kneel.imaging.crops
 _NAMED = "SUBJECT followed by L or R and .png"
-_NAME = re.compile(r"(?P<subject>.+)(?P<side>[LR])\.png")
+# what stands between subject and side is of neither: 9000099_L.png shows 9000099, whom snapshots are asked for
+_NAME = re.compile(r"(?P<subject>.+?)[_ .-]*(?P<side>[LR])\.png")
 _CUT = re.compile(r".+_V\d+_[LR]\.png")  # pictures that scripts/data_stuff/create_grading_dataset.py cut
 
 
@@ -150,6 +151,20 @@ def graded_files(folder: Path) -> list[Path]:
     return paths
 
 
+def subject_and_side(path: Path) -> tuple[str, Side]:
+    """Tell whose knee a picture of a graded folder shows, and which.
+
+    Raises
+    ------
+    DatasetError
+        It is not named ``{subject}{L|R}.png``.
+    """
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        raise DatasetError(f"{path}: must be named {_NAMED}")
+    return match["subject"], "L" if match["side"] == "L" else "R"
+
+
 def graded_landmarks(folder: Path) -> dict[Path, NDArray[np.float64]]:
     """Read the landmarks of a graded folder.
 
@@ -232,12 +247,9 @@ def read_graded(
     DatasetError
         It is not square or not of 8 bits, or its landmarks are missing or far outside.
     """
-    match = _NAME.fullmatch(path.name)
-    if match is None:
-        raise DatasetError(f"{path}: must be named {_NAMED}")
+    subject, side = subject_and_side(path)
     picture = read_picture(path)
     picture = 255 - picture if has_dark_bone(picture) else picture
-    side: Side = "L" if match["side"] == "L" else "R"
     if geometry.follow == "centre":
         roi = _resize(picture if side == "R" else picture[:, ::-1], geometry.roi_px)
     else:
@@ -247,7 +259,7 @@ def read_graded(
         if (np.abs(points - (size - 1) / 2) > size).any():  # further out than half a picture
             raise DatasetError(f"{path}: landmarks lie far outside the picture; put its row in {LANDMARK_TABLE} right")
         roi = geometry.frame_of(points, (1.0, 1.0), side).crop(picture)
-    return GradedKnee(adjust_contrast(roi, contrast, geometry), int(path.parent.name), match["subject"], str(path))
+    return GradedKnee(adjust_contrast(roi, contrast, geometry), int(path.parent.name), subject, str(path))
 
 
 def _resize(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

@@ -44,7 +44,7 @@ from deepknee.faithfulness import (
 )
 from deepknee.knee_reading import KneeReading, ReadingError
 from deepknee.pipeline import DeviceError, Reader, load_reader
-from deepknee.sources import DatasetError, graded_files
+from deepknee.sources import DatasetError, graded_files, subject_and_side
 from deepknee.unseen import tell_unseen
 from deepknee.weights import WeightsError
 from kneel.bootstrap import SubjectBootstrap, interval
@@ -128,7 +128,7 @@ Knee = tuple[Path, str, str, int]  # film, subject, side, true grade
 
 def graded_knees(folder: Path) -> list[Knee]:
     """List the crops of a graded folder."""
-    return [(path, path.stem[:-1], path.stem[-1], int(path.parent.name)) for path in graded_files(folder)]
+    return [(path, *subject_and_side(path), int(path.parent.name)) for path in graded_files(folder)]
 
 
 def cohort_knees(folder: Path) -> list[Knee]:

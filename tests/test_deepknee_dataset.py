@@ -9,8 +9,15 @@ import torch
 from deepknee.dataset import PatchDataset, load_knees, load_split
 from deepknee.patches import PatchGeometry
 from deepknee.polarity import has_dark_bone
-from deepknee.sources import DatasetError, GradedFolderSource, PhantomSource, graded_files, read_graded
-from kneel.engine.folds import LeakageError
+from deepknee.sources import (
+    DatasetError,
+    GradedFolderSource,
+    PhantomSource,
+    graded_files,
+    read_graded,
+    subject_and_side,
+)
+from kneel.engine.folds import LeakageError, marked_subjects, subject_marks
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.radiograph import normalize_percentiles
 from kneel.imaging.schema import CENTER, read_annotations
@@ -121,6 +128,14 @@ def test_rois_with_a_table_are_no_graded_folder(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "rois" / "2" / "9000099_V00_L.png"), knee_picture())
     with pytest.raises(DatasetError, match=r"9000099_V00_L\.png: is named as .* name the folder of knees\.csv"):
         load_knees(tmp_path / "rois", FOLDER, GEOMETRY, "film")
+
+
+@pytest.mark.parametrize("name", ["9000099L", "9000099_L", "9000099 - L"])
+def test_what_stands_before_the_side_is_not_of_the_subject(name: str) -> None:
+    """Else a network would be said to know nobody of its own training set, were its files named in another way."""
+    subject, side = subject_and_side(Path("3") / f"{name}.png")
+    assert marked_subjects([subject], subject_marks(["9000099"]))
+    assert (subject, side) == ("9000099", "L")
 
 
 def test_a_knee_of_two_grades_is_refused(tmp_path: Path) -> None:
