@@ -50,8 +50,8 @@ outputs, all in DIR
                   abstain is yes when the set is too large to name one grade: do not use kl then. Both are empty
                   when the weights hold no threshold. Points are pixels of the film (left knees are not mirrored), an
                   integer is the centre of a pixel. spacing_mm is one number, or ROWxCOLUMN when they differ, and empty
-                  when the film has none. spacing_kind: calibrated, detector (divided by the header's
-                  magnification factor where it has one, else magnified), given (by --spacing), none.
+                  when the film has none. spacing_kind: calibrated, detector (magnified), demagnified (the detector's,
+                  divided by the header's magnification factor), given (by --spacing), none.
                   jsw is the minimum joint space, jlca_deg the convergence of the joint lines (+ opens laterally);
                   length_unit is mm, or "tibial width" when the film has no spacing: lengths are shares of it then.
                   Flags are joined by ";", as are the grades of a set

@@ -18,6 +18,7 @@ SIDE_WORDS = {"R": "Right knee", "L": "Left knee"}
 SPACING_WORDS = {
     "calibrated": "calibrated",
     "detector": "at detector",
+    "demagnified": "at detector, divided by the header's magnification factor",
     "given": "given by the user",
     "none": "none, so nothing on this film is in millimetres",
 }
@@ -38,6 +39,8 @@ FLAG_WORDS = {
     "fewer_knees_than_expected": "The film says that it shows both knees, or is wide enough for two; one was found.",
     "view_not_ap_pa": "The header names another view than AP or PA; the numbers are for these two only.",
     "smaller_than_trained": "Millimetres are the patient's; the grader knows knees as the detector magnifies them.",
+    "magnification_ignored": "The header's magnification factor was not divided out: it is not from 1 to 2, or whether "
+    "its pixel spacing is the detector's is not said.",
     "view_uncertain": "The header contradicts itself: by one tag the view is AP or PA, by another it is neither.",
     "side_from_position": "Left or right was judged from the place on the film; the file does not say.",
 }
@@ -230,7 +233,7 @@ def _foot(made_by: Mapping[str, Any]) -> str:
         f"<footer><p>{NOTICE} Knees are shown as on the film, upright; left knees are not mirrored. Circles are the 16 "
         f"landmarks, lines the bones' outlines through them. Attention is {attention}: where the networks found what "
         "speaks for the grade, not a proof of disease. Pixel spacing at detector is that of the "
-        "detector: a knee appears 5 to 15 % larger there, unless the header says by how much and it was divided out. "
+        "detector: a knee appears 5 to 15 % larger there, but where its card says that this was divided out. "
         "Full-size pictures, JSON and CSV lie beside this file.</p>"
         f"<p>Read by {escape(_made_by(made_by))}</p></footer>\n"
     )

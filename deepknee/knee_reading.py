@@ -48,14 +48,15 @@ class KneeReading:
         Of the localiser, 0 to 1.
     spacing_mm : (float, float) or None
         (row, column) spacing of the film in mm; None when the film has none, whatever scale the ROI was given.
-    spacing_kind : {"calibrated", "detector", "given", "none"}
-        Where the spacing comes from.
+    spacing_kind : {"calibrated", "detector", "demagnified", "given", "none"}
+        Where the spacing comes from; see `kneel.imaging.radiograph.Radiograph`.
     measures : KneeMeasures
         Joint space, alignment, widths; lengths in `length_unit`.
     flags : tuple of str
         What to know before trusting the reading: those of `kneel.localize.LocatedKnee`, ``view_not_ap_pa`` when the
         header names another view, ``view_uncertain`` when one tag names such a view and another does not,
         ``smaller_than_trained`` when the grader's ROI has a width in mm and the header tells the patient's alone,
+        ``magnification_ignored`` when the header has a magnification factor by which nothing was divided,
         ``roi_outside_film`` when more than a tenth of the ROI has no picture, ``dark_bone`` when the film was read
         inverted (`deepknee.polarity`), and where the header says that the film lies upside down ``upside_down`` when
         it was read turned over, ``orientation_uncertain`` when the knees say otherwise.

@@ -60,17 +60,18 @@ def test_spacing(tags, spacing, kind):
 
 
 @pytest.mark.parametrize(
-    ("tags", "spacing"),
+    ("tags", "spacing", "kind", "ignored"),
     [
-        ({"ImagerPixelSpacing": [0.22, 0.33]}, (0.2, 0.3)),
-        ({"ImagerPixelSpacing": [0.22, 0.33], "PixelSpacing": [0.22, 0.33]}, (0.2, 0.3)),
-        ({"PixelSpacing": [0.22, 0.33]}, (0.22, 0.33)),  # may have been divided already
-        ({"PixelSpacing": [0.2, 0.3], "ImagerPixelSpacing": [0.22, 0.33]}, (0.2, 0.3)),
+        ({"ImagerPixelSpacing": [0.22, 0.33]}, (0.2, 0.3), "demagnified", False),
+        ({"ImagerPixelSpacing": [0.22, 0.33], "PixelSpacing": [0.22, 0.33]}, (0.2, 0.3), "demagnified", False),
+        ({"PixelSpacing": [0.22, 0.33]}, (0.22, 0.33), "detector", True),  # may have been divided already
+        ({"PixelSpacing": [0.2, 0.3], "ImagerPixelSpacing": [0.22, 0.33]}, (0.2, 0.3), "calibrated", False),
     ],
 )
-def test_magnification_divides_the_detector_spacing(tags, spacing):
+def test_magnification_divides_the_detector_spacing(tags, spacing, kind, ignored):
     film = read(EstimatedRadiographicMagnificationFactor=1.1, **tags)
     assert film.spacing_mm == pytest.approx(spacing)
+    assert (film.spacing_kind, film.magnification_ignored) == (kind, ignored)
     assert film.roi_spacing_mm == film.detector_mm == (0.22, 0.33)
 
 
@@ -79,10 +80,26 @@ def test_a_calibrated_spacing_alone_says_nothing_of_the_detector():
     assert (film.detector_mm, film.roi_spacing_mm) == (None, (0.2, 0.3))
 
 
-@pytest.mark.parametrize("factor", ["0", "-1.1", "0.9", "110", ""])
-def test_impossible_magnification_is_passed_over(factor):
+@pytest.mark.parametrize(
+    ("factor", "ignored"),
+    [("0", True), ("-1.1", True), ("0.9", True), ("110", True), (["1.1", "1.1"], True), ("", False), ("1", False)],
+)
+def test_impossible_magnification_is_passed_over_and_told(factor, ignored):
     film = read(ImagerPixelSpacing=OTHER, EstimatedRadiographicMagnificationFactor=factor)
-    assert film.spacing_mm == (0.14, 0.15)
+    assert (film.spacing_mm, film.spacing_kind) == ((0.14, 0.15), "detector")
+    assert film.magnification_ignored == ignored
+
+
+def test_magnification_that_is_no_number_is_told():
+    data = files.dicom(files.film(), ImagerPixelSpacing=OTHER, EstimatedRadiographicMagnificationFactor="1.123456")
+    assert data.count(b"1.123456") == 1
+    film = read_radiograph(data.replace(b"1.123456", b"about 1 "))
+    assert (film.spacing_mm, film.magnification_ignored) == ((0.14, 0.15), True)
+
+
+def test_no_magnification_is_missed_where_the_millimetres_are_given():
+    data = files.dicom(files.film(), ImagerPixelSpacing=OTHER, EstimatedRadiographicMagnificationFactor="110")
+    assert not read_radiograph(data, spacing_mm=0.2).magnification_ignored
 
 
 def raw_spacing(text, keyword="PixelSpacing"):

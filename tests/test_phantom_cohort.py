@@ -115,7 +115,7 @@ def test_every_way_of_storing_reads_as_the_same_film(calibration, photometric):
     film = render_film(spec, np.random.default_rng(6))
     read = read_radiograph(dicom_bytes(film, "1", "s", calibration))
     assert read.spacing_mm == pytest.approx((0.8, 0.8), rel=1e-5)
-    assert read.spacing_kind == ("calibrated" if calibration == "calibrated" else "detector")
+    assert read.spacing_kind == ("demagnified" if calibration == "magnification" else calibration)
     bright = film.pixels if photometric == "MONOCHROME2" else 1023 - film.pixels
     np.testing.assert_allclose(normalize_percentiles(read.pixels), normalize_percentiles(bright), atol=2e-3)
 

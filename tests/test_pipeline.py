@@ -185,6 +185,11 @@ def test_another_view_than_frontal_is_flagged(view, other, flags):
     assert knee.flags == flags
 
 
+def test_a_magnification_that_was_not_divided_out_is_flagged():
+    (knee,) = read(RIGHT, magnification_ignored=True).knees
+    assert knee.flags == ("magnification_ignored",)
+
+
 def test_flags_of_the_localizer_come_first():
     knee = replace(place_knee("R", (20.0, 150.0), (0.5, 0.5)), flags=("low_confidence",))
     (found,) = read_knees(film(), FakeLocalizer([knee]), FakeGrader()).knees

@@ -248,6 +248,17 @@ def test_page_has_a_card_a_knee(reading):
     assert "films read1knees2films not read1other files1knees with remarks1" in text
 
 
+def test_card_says_what_became_of_the_magnification(reading):
+    divided = replace(reading.knees[0], spacing_kind="demagnified")
+    ignored = replace(reading.knees[1], flags=("magnification_ignored",))
+    found = Page(page(replace(reading, knees=(divided, ignored))))
+    text = " ".join("".join(found.words).split())
+    assert "Pixel spacing 0.4 × 0.5 mm, at detector, divided by the header's magnification factor" in text
+    assert FLAG_WORDS["magnification_ignored"] in text
+    row = dict(zip(RESULT_COLUMNS, row_of(record(replace(reading, knees=(divided,)))), strict=True))
+    assert row["spacing_kind"] == "demagnified"
+
+
 def test_card_shows_the_set_and_that_no_grade_is_given(reading):
     found = Page(page(sure_of(sure_of(reading, 0, (1, 2, 3), abstain=True), 1, (2, 3), abstain=False)))
     text = " ".join("".join(found.words).split())

@@ -27,6 +27,7 @@ from kneel.imaging.radiograph import Radiograph, RadiographError
 from kneel.imaging.raster import read_raster
 from kneel.imaging.tags import (
     Spacing,
+    ignores_magnification,
     read_detector_spacing,
     read_laterality,
     read_orientation,
@@ -192,6 +193,7 @@ def _from_dicom(
         spacing_mm=given or spacing,
         spacing_kind="given" if given else spacing_kind,
         detector_mm=None if given else read_detector_spacing(header),
+        magnification_ignored=given is None and ignores_magnification(header),
         laterality=read_laterality(header),
         view=view,
         other_view=other_view,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kneel.imaging.geometry import Side
 
-SpacingKind = Literal["calibrated", "detector", "given", "none"]
+SpacingKind = Literal["calibrated", "detector", "demagnified", "given", "none"]
 Laterality = Literal["L", "R", "B"]
 
 _EXACT_COUNT = 2**24
@@ -49,10 +49,12 @@ class Radiograph:
         was. Row 0 is the top, column 0 the left of the film as stored: nothing is mirrored here. Padding is 0.
     spacing_mm : (float, float) or None
         Distance of neighbouring rows, then of neighbouring columns, in millimetres.
-    spacing_kind : {"calibrated", "detector", "given", "none"}
+    spacing_kind : {"calibrated", "detector", "demagnified", "given", "none"}
         ``calibrated``: millimetres in the patient. ``detector``: millimetres at the detector, which magnifies a knee
-        by some 5-15 %, unless the file's magnification factor could be divided out. ``given``: by the caller.
-        ``none``: not known.
+        by some 5-15 %. ``demagnified``: the detector's, divided by the file's magnification factor. ``given``: by the
+        caller. ``none``: not known.
+    magnification_ignored : bool
+        Whether the file has a magnification factor by which the detector's millimetres were not divided.
     detector_mm : (float, float) or None
         As `spacing_mm`, at the detector, whatever was divided out or calibrated; None when the file does not say it,
         or the caller gave another.
@@ -96,6 +98,7 @@ class Radiograph:
     padding: NDArray[np.bool_] | None = None
     source: str = "<memory>"
     detector_mm: tuple[float, float] | None = None
+    magnification_ignored: bool = False
 
     @property
     def roi_spacing_mm(self) -> tuple[float, float] | None:

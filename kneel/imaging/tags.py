@@ -7,7 +7,7 @@ import re
 from typing import cast
 
 from kneel.imaging.header import Header
-from kneel.imaging.radiograph import Laterality, SpacingKind
+from kneel.imaging.radiograph import Laterality, RadiographError, SpacingKind
 
 Spacing = tuple[float, float]
 
@@ -15,6 +15,8 @@ _PLAUSIBLE_MM = (0.005, 10.0)
 """Finest and coarsest believable spacing of a plain film. Others are micrometres, metres or rubbish."""
 _SAME = 1e-3
 """Relative difference up to which two spacings are the same number, differently rounded."""
+
+_MAGNIFICATION = "EstimatedRadiographicMagnificationFactor"
 
 _SIDES: dict[tuple[str, str], Laterality] = {
     ("SCT", "7771000"): "L",
@@ -59,22 +61,22 @@ def read_spacing(header: Header) -> tuple[Spacing | None, SpacingKind]:
     =============  ====================  ================  ======================================================
     yes            any or none           yes               Pixel Spacing, calibrated
     yes            another               no                Pixel Spacing, calibrated: so 10.7.1.1 tells them apart
-    yes            the same              no                the detector's / magnification, detector
+    yes            the same              no                the detector's / magnification, demagnified
     yes            none                  no                Pixel Spacing, detector: "cannot be determined" (10.7.1.1)
-    no             yes                   any               the detector's / magnification, detector
+    no             yes                   any               the detector's / magnification, demagnified
     no             none                  any               None, none
     =============  ====================  ================  ======================================================
 
     The detector's spacing is Imager Pixel Spacing or, for digitised film, Nominal Scanned Pixel Spacing.
-    Magnification is Estimated Radiographic Magnification Factor if it is a number from 1 to 2, else 1; a Pixel
-    Spacing of unknown origin is not divided, because it may have been already. A spacing that is not two lengths from
-    0.005 to 10 mm is as good as absent.
+    Magnification is Estimated Radiographic Magnification Factor if it is a number from 1 to 2, else 1, and with 1 the
+    answer is the detector's, detector; a Pixel Spacing of unknown origin is not divided, because it may have been
+    already. A spacing that is not two lengths from 0.005 to 10 mm is as good as absent.
 
     Returns
     -------
     spacing_mm : (float, float) or None
         Row, then column.
-    spacing_kind : {"calibrated", "detector", "none"}
+    spacing_kind : {"calibrated", "detector", "demagnified", "none"}
     """
     pixel, detector = valid_spacing(header.numbers("PixelSpacing")), _detector(header)
     typed = (header.text("PixelSpacingCalibrationType") or "").upper() in ("GEOMETRY", "FIDUCIAL")
@@ -89,7 +91,17 @@ def read_spacing(header: Header) -> tuple[Spacing | None, SpacingKind]:
     if detector is None:
         return None, "none"
     factor = _magnification(header)
-    return (detector[0] / factor, detector[1] / factor), "detector"
+    return (detector[0] / factor, detector[1] / factor), "detector" if factor == 1 else "demagnified"
+
+
+def ignores_magnification(header: Header) -> bool:
+    """Say whether `read_spacing` answers in the detector's millimetres though the header has a magnification factor."""
+    if read_spacing(header)[1] != "detector":
+        return False
+    try:
+        return header.get(_MAGNIFICATION) is not None and header.numbers(_MAGNIFICATION) != (1.0,)
+    except RadiographError:  # it is there, and is no number
+        return True
 
 
 def read_detector_spacing(header: Header) -> Spacing | None:
@@ -179,7 +191,7 @@ def read_orientation(header: Header) -> tuple[bool, bool]:
 
 def _magnification(header: Header) -> float:
     """Return how much larger the detector's image is than the knee."""
-    factor = header.numbers("EstimatedRadiographicMagnificationFactor")
+    factor = header.numbers(_MAGNIFICATION)
     return factor[0] if factor is not None and len(factor) == 1 and 1 <= factor[0] <= 2 else 1.0
 
 
