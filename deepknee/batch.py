@@ -173,7 +173,7 @@ def read_one(film: Film, folder: OutputFolder, reader: Reader) -> None:
     if knees:
         folder.save(film, knees, before)
     else:
-        folder.save_failure(film, no_knee(reading.radiograph.spacing_mm))
+        folder.save_failure(film, no_knee(reading.radiograph))
 
 
 def _here(films: Sequence[Film], folder: OutputFolder, reader: Reader | None, overlap: Overlap) -> Generator[None]:

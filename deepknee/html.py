@@ -29,7 +29,7 @@ FLAG_WORDS = {
     "nominal_scale": "The film carries no pixel spacing; its scale was guessed from the size of the knee.",
     "reversed_columns": "The header says that the film is seen from behind: check left and right.",
     "upside_down": "The header says that the film lies upside down; the knee was read, and is shown, turned over.",
-    "orientation_uncertain": "The header says that the film lies upside down, but its knees look upright.",
+    "orientation_uncertain": "By its header the film lies upside down or on its side, but its knees look upright.",
     "dark_bone": "Bone is dark on this picture; it was read inverted.",
     "roi_outside_film": "Part of the knee lies outside the film.",
     "side_from_name": "Left or right was taken from the file name.",

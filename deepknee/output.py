@@ -13,7 +13,8 @@ from deepknee.report import FORMAT, NOTICE, to_json
 from kneel.engine.atomic import write_atomic
 from kneel.engine.provenance import code_version
 from kneel.imaging.geometry import Spacing
-from kneel.imaging.radiograph import RadiographError
+from kneel.imaging.header import name_tag
+from kneel.imaging.radiograph import Radiograph, RadiographError
 
 if TYPE_CHECKING:
     from deepknee.weights import Weights
@@ -21,19 +22,24 @@ if TYPE_CHECKING:
 CRASHED = "reading it crashed the worker process (out of memory, or a broken decoder)"
 
 
-def no_knee(spacing_mm: Spacing | None) -> str:
-    """Say why a film has no reading on which no knee was found: it may be the spacing, where there is one.
+def no_knee(film: Radiograph) -> str:
+    """Say why a film has no reading on which no knee was found: it lies on its side, or its spacing may be wrong.
 
     Examples
     --------
-    >>> no_knee((1.0, 1.0))
+    >>> import numpy as np
+    >>> pixels = np.zeros((2, 2), np.uint8)
+    >>> no_knee(Radiograph(pixels, spacing_mm=(1.0, 1.0)))
     'no knee found at its spacing of 1 x 1 mm; if that is wrong, give another with --spacing'
-    >>> no_knee(None)
+    >>> no_knee(Radiograph(pixels))
     'no knee found'
     """
-    if spacing_mm is None:
+    if film.on_side is not None:
+        tag = f"{name_tag('PatientOrientation')} is {film.on_side}"
+        return f"no knee found: {tag}, so the film lies on its side; turn it upright"
+    if film.spacing_mm is None:
         return "no knee found"
-    size = " x ".join(f"{length:.4g}" for length in spacing_mm)
+    size = " x ".join(f"{length:.4g}" for length in film.spacing_mm)
     return f"no knee found at its spacing of {size} mm; if that is wrong, give another with --spacing"
 
 

@@ -187,7 +187,7 @@ def film_rows(film: Film, reader: Reader, folder: ShardFolder) -> list[Row]:
         return [Row(film.file, film.key, FAILED, reason_of(error))]
     knees = [tuple(result_values(record)[1:]) for record in records]
     return [Row(film.file, film.key, READ, None, size, time_ns, knee) for knee in knees] or [
-        Row(film.file, film.key, FAILED, no_knee(reading.radiograph.spacing_mm))
+        Row(film.file, film.key, FAILED, no_knee(reading.radiograph))
     ]
 
 

@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from oracle import make_reader, shut, snapshots
+from oracle import film, make_reader, shut, snapshots
 
 from deepknee import folder as folder_module
 from deepknee.batch import CRASHED, read_films
@@ -73,7 +73,7 @@ def test_every_film_is_read_or_listed(films, tmp_path):
     assert (summary.films, summary.read, summary.knees, summary.failed) == (5, 2, 3, 3)
     assert knees(out) == [("1.dcm", "R"), ("1.dcm", "L"), ("2.dcm", "L")]
     assert failures(out) == {
-        "3.dcm": no_knee((0.5, 0.5)),
+        "3.dcm": no_knee(film()),
         "4.dcm": "Rows (0028,0010) is 0",
         "5.dcm": "ZeroDivisionError: a bug",
         "notes.txt": "not a film: .txt files lie beside films",

@@ -207,23 +207,25 @@ def test_views_that_contradict_each_other(position, code, other):
 
 
 @pytest.mark.parametrize(
-    ("orientation", "columns", "rows"),
+    ("orientation", "columns", "rows", "on_side"),
     [
-        (["L", "F"], False, False),
-        (["R", "F"], True, False),
-        (["RA", "F"], True, False),
-        (["A", "F"], False, False),
-        ("", False, False),
-        ("R", True, False),
-        (["L", "H"], False, True),
-        (["R", "H"], True, True),
-        (["L", "HP"], False, True),
-        (["H", "L"], False, False),  # lies on its side
+        (["L", "F"], False, False, None),
+        (["R", "F"], True, False, None),
+        (["RA", "F"], True, False, None),
+        (["A", "F"], False, False, None),
+        ("", False, False, None),
+        ("R", True, False, None),
+        (["L", "H"], False, True, None),
+        (["R", "H"], True, True, None),
+        (["L", "HP"], False, True, None),
+        (["H", "L"], False, False, "H\\L"),
+        (["F", "R"], False, False, "F\\R"),
+        ("F", False, False, "F"),
     ],
 )
-def test_orientation(orientation, columns, rows):
+def test_orientation(orientation, columns, rows, on_side):
     film = read(PatientOrientation=orientation)
-    assert (film.columns_reversed, film.rows_reversed) == (columns, rows)
+    assert (film.columns_reversed, film.rows_reversed, film.on_side) == (columns, rows, on_side)
 
 
 @pytest.mark.parametrize(

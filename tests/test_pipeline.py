@@ -15,6 +15,7 @@ from deepknee.draw import attention_picture, landmark_picture
 from deepknee.knee_reading import ReadingError
 from deepknee.member import GraderSettings
 from deepknee.networks import build_net
+from deepknee.output import no_knee
 from deepknee.patches import PatchGeometry
 from deepknee.pipeline import DeviceError, Reader, choose_device, load_reader, read_knees
 from deepknee.weights import WeightsError
@@ -183,6 +184,17 @@ def test_roi_that_leaves_the_film_is_flagged(center, flags):
 def test_another_view_than_frontal_is_flagged(view, other, flags):
     (knee,) = read(RIGHT, view=view, other_view=other).knees
     assert knee.flags == flags
+
+
+def test_a_knee_on_a_film_that_is_to_lie_on_its_side_is_flagged():
+    (knee,) = read(RIGHT, on_side="F\\R").knees
+    assert knee.flags == ("orientation_uncertain",)
+
+
+def test_a_film_on_its_side_without_a_knee_names_the_tag():
+    said = no_knee(film(on_side="F\\R"))
+    assert said.startswith("no knee found: (0020,0020) Patient Orientation is F\\R, so the film lies on its side")
+    assert "spacing" not in said
 
 
 def test_a_magnification_that_was_not_divided_out_is_flagged():

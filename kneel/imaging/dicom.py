@@ -187,7 +187,7 @@ def _from_dicom(
     _check_contrast(grey, padding)
     spacing, spacing_kind = read_spacing(header)
     view, other_view = read_view(header)
-    columns_reversed, rows_reversed = read_orientation(header)
+    columns_reversed, rows_reversed, on_side = read_orientation(header)
     return Radiograph(
         pixels=_freeze(grey),
         spacing_mm=given or spacing,
@@ -205,6 +205,7 @@ def _from_dicom(
         patient_id=header.text("PatientID"),
         columns_reversed=columns_reversed,
         rows_reversed=rows_reversed,
+        on_side=on_side,
         padding=None if padding is None else _freeze(padding),
         source=name,
     )

@@ -74,6 +74,8 @@ class Radiograph:
     rows_reversed : bool
         True when Patient Orientation says that rows run towards the patient's head, so that the TOP of the film is the
         patient's feet: a film that lies upside down.
+    on_side : str or None
+        Patient Orientation, such as ``F\\R``, where it says that the film lies on its side; None otherwise.
     padding : ndarray of bool, shape (H, W), or None
         True where the detector saw nothing. None when no pixel is padding.
     source : str
@@ -95,6 +97,7 @@ class Radiograph:
     side_from_name: bool = False
     columns_reversed: bool = False
     rows_reversed: bool = False
+    on_side: str | None = None
     padding: NDArray[np.bool_] | None = None
     source: str = "<memory>"
     detector_mm: tuple[float, float] | None = None

@@ -173,7 +173,7 @@ def is_pa(view: str) -> bool:
     return _PA.search(view.upper()) is not None
 
 
-def read_orientation(header: Header) -> tuple[bool, bool]:
+def read_orientation(header: Header) -> tuple[bool, bool, str | None]:
     """Say how the film lies, by Patient Orientation (PS3.3 C.7.6.1.1.1).
 
     Returns
@@ -184,9 +184,14 @@ def read_orientation(header: Header) -> tuple[bool, bool]:
     rows_reversed : bool
         Rows run towards the head. The second value is the direction of the columns, that is of increasing rows: ``F``
         on a film that stands upright, ``H`` on one that lies upside down.
+    on_side : str or None
+        The tag's text where the film lies on its side: the first value is ``F`` or ``H``, so that the rows run along
+        the legs.
     """
-    columns, _, rows = (header.text("PatientOrientation") or "").upper().partition("\\")
-    return columns.startswith("R"), rows.strip().startswith("H")
+    text = header.text("PatientOrientation") or ""
+    columns, _, rows = text.upper().partition("\\")
+    on_side = text if columns.startswith(("F", "H")) else None
+    return columns.startswith("R"), rows.strip().startswith("H"), on_side
 
 
 def _magnification(header: Header) -> float:
