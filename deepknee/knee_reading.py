@@ -54,7 +54,7 @@ class KneeReading:
         Joint space, alignment, widths; lengths in `length_unit`.
     flags : tuple of str
         What to know before trusting the reading: those of `kneel.localize.LocatedKnee`, ``view_not_ap_pa`` when the
-        header names another view, ``view_uncertain`` when one tag names such a view and another does not,
+        header names another view, ``view_uncertain`` instead when one tag names such a view and another does not,
         ``smaller_than_trained`` when the grader's ROI has a width in mm and the header tells the patient's alone,
         ``magnification_ignored`` when the header has a magnification factor by which nothing was divided,
         ``roi_outside_film`` when more than a tenth of the ROI has no picture, ``dark_bone`` when the film was read

@@ -296,9 +296,11 @@ def _flags(radiograph: Radiograph, frame: RoiFrame) -> list[str]:
         flags.append("orientation_uncertain")
     if radiograph.magnification_ignored:
         flags.append("magnification_ignored")
-    if radiograph.view is not None and not is_frontal(radiograph.view):
+    if radiograph.other_view is not None:  # a header that contradicts itself names no view
+        flags.append("view_uncertain")
+    elif radiograph.view is not None and not is_frontal(radiograph.view):
         flags.append("view_not_ap_pa")
-    return flags if radiograph.other_view is None else [*flags, "view_uncertain"]
+    return flags
 
 
 def _display(film: NDArray[np.float32]) -> NDArray[np.uint8]:
