@@ -92,6 +92,20 @@ def test_the_folder_keeps_what_its_board_was_shown(tmp_path):
     assert again.calls == [(rows, [1])]
 
 
+def test_a_training_is_resumed_with_a_metric_more_and_one_less(tmp_path):
+    board = Shown()
+    showing = Showing(tmp_path, board)
+    rows = [row(1, loss=1.0, old=3.0), row(2, loss=0.5, kappa=0.7, kappa_low=0.6)]
+    showing.begin(rows[:1])
+    showing.epoch(rows, None)
+    wanted = "epoch,loss,kappa,kappa_low,old\n1,1.0,nan,nan,3.0\n2,0.5,0.7,0.6,nan\n"
+    assert (tmp_path / "metrics.csv").read_text() == wanted
+    shown = board.calls[-1][0]
+    assert str(shown) == str(read_metrics(tmp_path / "metrics.csv"))
+    (kappa,) = windows(shown)["kappa"]
+    assert str(kappa.values) == "(nan, 0.7)"
+
+
 def test_a_resumed_training_forgets_pictures_of_epochs_that_it_does_not_have(tmp_path):
     showing = Showing(tmp_path, Shown())
     rows = [row(epoch, loss=1.0) for epoch in (1, 2, 3)]

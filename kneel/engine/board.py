@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -77,6 +78,7 @@ class Showing:
         picture
             Its picture, where there is one.
         """
+        rows = _alike(rows)
         write_metrics(self._folder / METRICS, rows)
         if picture is not None:
             path = picture_path(self._folder, len(rows))
@@ -84,6 +86,12 @@ class Showing:
             write_atomic(path, encode_jpeg(picture))
         if self.board is not None:
             self.board.show(rows, find_pictures(self._folder))
+
+
+def _alike(rows: Rows) -> Rows:
+    """Give all rows the same names, NaN for a number that is not there: a run may be resumed with other metrics."""
+    names = dict.fromkeys(name for row in (rows[-1], *rows) for name in row)
+    return [{name: row.get(name, math.nan) for name in names} for row in rows]
 
 
 def replay(folder: Path, board: Board) -> int:
