@@ -100,7 +100,7 @@ def run(given: argparse.Namespace) -> pd.DataFrame:
     suffix = "" if given.fold is None else f"_fold_{given.fold}"
     predictions = folder / f"predictions{suffix}.csv"
     if predictions.exists() and not (given.overwrite or given.resume):
-        raise RunExists(f"{predictions} is there already; --overwrite it or use another --workdir")
+        raise RunExists(f"{predictions} is there already; --overwrite replaces it, or use another --workdir")
     folds = range(1 if experiment.data.val is not None else experiment.folds) if given.fold is None else [given.fold]
     parts = []
     for fold in tqdm(folds, "folds", unit="fold", disable=None):

@@ -292,7 +292,9 @@ def test_two_damaged_snapshots_are_both_named_and_nothing_is_lost(tmp_path):
     truncated(files.last)
     emptied(files.last_before)
     before = contents(files.folder)
-    with pytest.raises(SnapshotError, match=r"last\.safetensors: .*; .*last\.safetensors\.previous: .*: start over"):
+    with pytest.raises(
+        SnapshotError, match=r"last\.safetensors: .*; .*last\.safetensors\.previous: .*: --overwrite starts over"
+    ):
         run(tmp_path, epochs=3, resume=True)
     assert contents(files.folder) == before
     run(tmp_path, epochs=2, overwrite=True)

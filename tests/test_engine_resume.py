@@ -96,7 +96,7 @@ def test_a_lost_best_snapshot_is_missed(tmp_path):
 def test_a_run_is_never_overwritten_unasked(tmp_path):
     run(tmp_path, epochs=1)
     before = contents(tmp_path / "run")
-    with pytest.raises(RunExists, match="run holds a run already"):
+    with pytest.raises(RunExists, match=r"run holds a run already .*--resume goes on with it, --overwrite replaces it"):
         run(tmp_path, epochs=2)
     assert contents(tmp_path / "run") == before
     assert len(run(tmp_path, epochs=2, overwrite=True).history) == 2
@@ -104,7 +104,7 @@ def test_a_run_is_never_overwritten_unasked(tmp_path):
         run(tmp_path, resume=True, overwrite=True)
     for name in ("last.safetensors", "last.safetensors.previous"):
         (tmp_path / "run" / name).unlink()
-    with pytest.raises(RunExists, match=r"no last\.safetensors to go on from"):
+    with pytest.raises(RunExists, match=r"no last\.safetensors to go on from; --overwrite replaces it"):
         run(tmp_path, resume=True)
 
 
@@ -117,7 +117,9 @@ def test_a_run_of_before_augment_on_is_not_gone_on_with_where_its_pictures_would
         update_snapshot(path, {"training": {key: value for key, value in training.items() if key != "augment_on"}})
         run(tmp_path, name, kind(), epochs=2, resume=True)
     run(tmp_path, "plain", Regression(), epochs=3, resume=True)
-    with pytest.raises(ResumeError, match=r"last\.safetensors was begun when .* in another way; start over"):
+    with pytest.raises(
+        ResumeError, match=r"last\.safetensors was begun when .* in another way; --overwrite starts over"
+    ):
         run(tmp_path, "deferring", Normed(), epochs=3, resume=True)
 
 

@@ -71,9 +71,11 @@ def check_free(folder: Path, *, resume: bool, overwrite: bool) -> None:
     files = Generations(folder)
     found = ", ".join(path.name for path in files.files if path.exists())
     if found and not (resume or overwrite):
-        raise RunExists(f"{folder} holds a run already ({found}); resume it, overwrite it or rename this one")
+        how = "--resume goes on with it, --overwrite replaces it, or rename this one"
+        raise RunExists(f"{folder} holds a run already ({found}); {how}")
     if resume and found and not files.begun():
-        raise RunExists(f"{folder} holds {found} but no {files.last.name} to go on from; overwrite or move it")
+        how = "--overwrite replaces it, or move it"
+        raise RunExists(f"{folder} holds {found} but no {files.last.name} to go on from; {how}")
 
 
 class Record:
@@ -199,7 +201,9 @@ class Record:
         self._check_same(stored.meta, len(extra["history"]))
         # the same change that brought augment_on drew other noise, and moved pictures with other borders
         if deferring and "augment_on" not in stored.meta["training"] and len(extra["history"]) < self._config.epochs:
-            raise ResumeError(f"{self.path_last} was begun when pictures were augmented in another way; start over")
+            raise ResumeError(
+                f"{self.path_last} was begun when pictures were augmented in another way; --overwrite starts over"
+            )
         module.load_state_dict(stored.weights)
         restore_optimizer(optimizer, tensors, extra["optimizer"])
         if scaler:
@@ -209,7 +213,9 @@ class Record:
         self.history = [{key: math.nan if v is None else v for key, v in row.items()} for row in extra["history"]]
         epoch = int(self.best["epoch"])
         if epoch < len(self.history) and self._files.find_best(epoch) is None:
-            raise ResumeError(f"{self.path_best} is gone or damaged: epoch {epoch} was the best; start over")
+            raise ResumeError(
+                f"{self.path_best} is gone or damaged: epoch {epoch} was the best; --overwrite starts over"
+            )
 
     def repair(self) -> None:
         """Write what the stored epoch wrote, the same bytes: a kill may have come between its files."""
