@@ -1,6 +1,6 @@
 """What the YAML file of a grading experiment may say."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -62,7 +62,8 @@ class GradingExperiment(Settings):
         Always ``kl``.
     ensemble
         Name under which trainings with the same data and geometry are read as one ensemble, such as three seeds or
-        networks of several kinds, each in a file of its own; None reads the folds of this file only.
+        networks of several kinds, each in a file of its own; None reads the folds of this file only. A file whose
+        base names one must say it too, or null.
     data
         Where the knees come from.
     folds
@@ -80,6 +81,8 @@ class GradingExperiment(Settings):
     geometry, model, augmentation, sampling, training
         Each with its own attributes.
     """
+
+    own_keys: ClassVar[tuple[str, ...]] = ("ensemble",)  # or a trial would be read with the networks of its base
 
     task: Literal["kl"]
     ensemble: str | None = Field(None, min_length=1)

@@ -187,6 +187,15 @@ def test_mistakes_in_a_file_are_refused(tmp_path: Path, line: str, words: str) -
         experiment(tmp_path, f"base: sound.yaml\n{line}\n")
 
 
+def test_a_trial_upon_a_member_of_an_ensemble_says_whether_it_belongs_to_it(tmp_path: Path) -> None:
+    """Their networks would be read together without a word."""
+    shipped = f"base: {FOLDER}/kl_experiments/chen2018_joint_seed_42.yaml\n"
+    with pytest.raises(ConfigError, match=r'ensemble = "chen2018" .* is not taken over'):
+        experiment(tmp_path, shipped + "training: {seed: 3}\n")
+    assert experiment(tmp_path, shipped + "ensemble: null\n").ensemble is None
+    assert experiment(tmp_path, shipped + "ensemble: chen2018\n").ensemble == "chen2018"
+
+
 def test_folds_of_a_fixed_split_are_refused(root: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="fold = 1: must be 0 to 0"):
         GradingTask(experiment(tmp_path), root, fold=1, name="kl")

@@ -127,6 +127,25 @@ def test_base_is_merged_below(tmp_path):
     assert experiment == Experiment(training=expected, data=Phantom(kind="phantom", films=7))
 
 
+class Named(Experiment):
+    own_keys = ("group",)
+    group: str | None = None
+
+
+def test_a_key_of_the_files_own_is_not_taken_over_in_silence(tmp_path):
+    root = write(tmp_path, GOOD + "group: many\n", "root.yaml")
+    assert load_config(root, Named).group == "many"
+    silent = write(tmp_path, "base: root.yaml\n")
+    words = r'group = "many" \(from .*root\.yaml\) is not taken over: write `group: many` here .* or `group: null`'
+    with pytest.raises(ConfigError, match=words):
+        load_config(silent, Named)
+    for said, group in (("many", "many"), ("other", "other"), ("null", None)):
+        write(tmp_path, f"base: root.yaml\ngroup: {said}\n", "middle.yaml")
+        assert load_config(tmp_path / "middle.yaml", Named).group == group
+    assert load_config(write(tmp_path, "base: middle.yaml\n"), Named).group is None  # the nearest says null
+    assert load_config(write(tmp_path, GOOD, "root.yaml"), Named).group is None
+
+
 def test_base_errors_name_the_file_that_holds_the_value(tmp_path):
     root = write(tmp_path, "training: {monitor: loss, mode: min, epochs: 0}", "root.yaml")
     leaf = write(tmp_path, "base: root.yaml\ntraining: {batch_size: 0}")

@@ -44,6 +44,7 @@ DOOR = ROOT / "scripts" / "data_stuff" / "create_grading_dataset.py"
 SPACING = 0.4
 EXPERIMENT = f"""
 base: {ROOT}/kl_experiments/siamese_seed_21.yaml
+ensemble: null
 model: {{width: 4, dropout: 0}}
 sampling: {{samples: null}}
 training: {{epochs: 2, batch_size: 4, num_workers: 0, precision: "off", threads: 1}}

@@ -4,7 +4,7 @@ import difflib
 import json
 import re
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, ClassVar, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -17,7 +17,15 @@ class ConfigError(ValueError):
 
 
 class Settings(BaseModel):
-    """Base of every settings model: frozen, no unknown keys, no silent conversion (``true`` is not 1, nor ``"1"``)."""
+    """Base of every settings model: frozen, no unknown keys, no silent conversion (``true`` is not 1, nor ``"1"``).
+
+    Attributes
+    ----------
+    own_keys
+        Keys that no file takes over from its base in silence: it must say them itself where its base does.
+    """
+
+    own_keys: ClassVar[tuple[str, ...]] = ()
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
 
@@ -132,9 +140,11 @@ def load_config(path: Path | str, model: type[Model]) -> Model:
     Raises
     ------
     ConfigError
-        One line: the file, then every offending key with its value and what is allowed there.
+        One line: the file, then every offending key with its value and what is allowed there; or a key of `own_keys`
+        that a base gives, and the file does not.
     """
     chain = _read_chain(Path(path))
+    _refuse_inherited(chain, model)
     merged: dict[str, Any] = {}
     for _, own in reversed(chain):
         merged = _merge(merged, own)
@@ -189,6 +199,16 @@ def _read_chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
         chain.append((follow, own))
         follow = None if base is None else follow.parent / base
     return chain
+
+
+def _refuse_inherited(chain: list[tuple[Path, dict[str, Any]]], model: type[BaseModel]) -> None:
+    """Refuse a file that would take over a key which every file must say itself."""
+    (path, own), *bases = chain
+    for key in getattr(model, "own_keys", ()):
+        file, value = next(((file, base[key]) for file, base in bases if key in base), (path, None))
+        if key not in own and value is not None:
+            shared = f"`{key}: {value}` here to share it, or `{key}: null`"
+            raise ConfigError(f"{path}: {key} = {json.dumps(value)} (from {file}) is not taken over: write {shared}")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
