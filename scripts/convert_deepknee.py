@@ -22,13 +22,13 @@ from kneel.engine.snapshot import save_snapshot
 
 
 def main() -> int:
-    """Convert; 0 when done, 1 when a file cannot be converted."""
+    """Convert; 0 when done, 2 when a file cannot be converted."""
     arguments = parse()
     try:
         convert(arguments)
     except ConversionError as error:
         print(f"convert_deepknee: {error}", file=sys.stderr)
-        return 1
+        return 2
     return 0
 
 

@@ -41,13 +41,13 @@ USER_ERRORS = (ConversionError, ConfigError, AnnotationError, RadiographError, F
 
 
 def main() -> int:
-    """Convert; 0 when done, 1 when a file cannot be converted."""
+    """Convert; 0 when done, 2 when a file cannot be converted."""
     arguments = parse()
     try:
         convert(arguments)
     except USER_ERRORS as error:
         print(f"convert_kneel: {error}", file=sys.stderr)
-        return 1
+        return 2
     return 0
 
 

@@ -49,7 +49,7 @@ class Seen:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Fit; 0 when stored, 1 when it cannot be."""
+    """Fit; 0 when stored, 2 when it cannot be."""
     given = parse(words)
     try:
         weights = find_weights(given.weights, ("lc", "hc"))
@@ -59,7 +59,7 @@ def main(words: Sequence[str] | None = None) -> int:
         check_subjects(subjects.values())
     except (WeightsError, SnapshotError, OSError, ValueError) as error:
         print(f"fit_looks: {error}", file=sys.stderr)
-        return 1
+        return 2
     knees, left_out = [], {}
     for path in tqdm(files, "knees", unit="film"):
         try:
@@ -70,12 +70,12 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"fit_looks: left out: {path}: {why}", file=sys.stderr)
     if len(knees) < LEAST:
         print(f"fit_looks: {len(knees)} knees seen both ways round: at least {LEAST} are needed", file=sys.stderr)
-        return 1
+        return 2
     try:
         check_subjects(knee.subject for knee in knees)
     except ValueError as error:
         print(f"fit_looks: {error}", file=sys.stderr)
-        return 1
+        return 2
     whose, right, wrong = ([getattr(knee, name) for knee in knees] for name in ("subject", "right", "wrong"))
     print(whether_seen(weights, whose, given.images))
     report(cross_fitted(right, wrong, whose), len(set(whose)))

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kneel.authors import is_authors_file, load_landmark_experiment
+from kneel.engine.atomic import DiskFull
 from kneel.engine.config import ConfigError, load_config
 from kneel.engine.folds import LeakageError
 from kneel.engine.snapshot import SnapshotError
@@ -36,7 +37,7 @@ USER_ERRORS = (
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Predict; 0 when done, 1 when it cannot be."""
+    """Predict; 0 when done, 2 when it cannot be, 1 when the disk is full."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiment", type=Path, required=True, metavar="FILE", help="landmark experiment (YAML)")
     parser.add_argument("--data_root", type=Path, required=True, metavar="DIR", help="where the data are")
@@ -54,7 +55,7 @@ def main(words: Sequence[str] | None = None) -> int:
         write_predictions(out, predict(given, name))
     except USER_ERRORS as error:
         print(f"oof_inference: {error}", file=sys.stderr)
-        return 1
+        return 1 if isinstance(error, DiskFull) else 2
     print(f"predictions: {out}")
     return 0
 

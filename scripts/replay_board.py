@@ -20,7 +20,7 @@ from kneel.engine.config import ConfigError
 
 
 def main() -> int:
-    """Show all; 0 when each was shown, 1 when any was not."""
+    """Show all; 0 when each was shown, 2 when there is none, 1 when any was not."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="run folders, or folders of them: WORKDIR")
     add_board_options(parser)
@@ -30,7 +30,7 @@ def main() -> int:
     runs = sorted({path.parent.resolve() for folder in arguments.folders for path in folder.rglob(METRICS)})
     if not runs:
         print(f"replay_board: no {METRICS} below {', '.join(map(str, arguments.folders))}", file=sys.stderr)
-        return 1
+        return 2
     return max([show(folder, arguments) for folder in runs])
 
 

@@ -35,7 +35,7 @@ little too good."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Summarise; 0 when done, 1 when there is no complete run."""
+    """Summarise; 0 when done, 2 when there is no complete run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workdir", type=Path, metavar="WORKDIR", help="where all runs are")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the tables go (default: WORKDIR/summary)")
@@ -45,7 +45,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"summarize_experiments: {given.workdir}: no complete run NAME/fold_K in it", file=sys.stderr)
         for folder, why in left_out.items():
             print(f"  {folder}: {why}", file=sys.stderr)
-        return 1
+        return 2
     out = given.out or given.workdir / "summary"
     out.mkdir(parents=True, exist_ok=True)
     write_summary(out, runs, {str(folder.relative_to(given.workdir)): why for folder, why in left_out.items()})

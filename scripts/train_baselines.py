@@ -56,19 +56,18 @@ USER_ERRORS = (
     PredictionError,
     TrainingDiverged,
     FileNotFoundError,
-    DiskFull,
-    RunBusy,
 )
+PASSING_ERRORS = (DiskFull, RunBusy)  # another time it may work
 
 
 def main() -> int:
-    """Train; 0 when done, 1 when it cannot be."""
+    """Train; 0 when done, 2 when it cannot be (trying again would not help), 1 when something else went wrong."""
     given = parse()
     try:
         metrics = run(given)
-    except USER_ERRORS as error:
+    except (*USER_ERRORS, *PASSING_ERRORS) as error:
         print(f"train_baselines: {error}", file=sys.stderr)
-        return 1
+        return 1 if isinstance(error, PASSING_ERRORS) else 2
     print(metrics.round(3).to_string(index=False))
     return 0
 

@@ -241,6 +241,13 @@ def test_replay_rebuilds_a_board_from_its_folder(port, tmp_path):
     assert "no visdom at" in lost.stderr
 
 
+def test_replay_of_nothing_is_wrong_use(tmp_path):
+    command = [sys.executable, ROOT / "scripts" / "replay_board.py", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 2
+    assert f"no metrics.csv below {tmp_path}" in done.stderr
+
+
 @pytest.mark.slow
 def test_the_page_shows_the_board_in_a_browser(port, tmp_path):
     browser = shutil.which("chromium") or shutil.which("google-chrome")

@@ -96,7 +96,7 @@ def test_the_command_makes_a_stage_of_the_authors_fold(tmp_path, mean_std):
         save_snapshot(tmp_path / "w" / f"{task}.safetensors", {}, {"task": task, "name": task})
     assert find_weights(tmp_path / "w").paths("hc") == [snapshot]
     again = run("--fold", fold, fold, "--experiment", yaml, "--mean-std", mean_std, "--out", tmp_path, "--spread-mm", 2)
-    assert again.returncode == 1
+    assert again.returncode == 2
     assert "two files of fold 0" in again.stderr
 
 

@@ -106,7 +106,7 @@ def test_the_command_refuses_in_one_line_before_it_writes(tmp_path, mean_std, mo
     (tmp_path / "other").mkdir()
     same, _ = theirs(tmp_path / "other" / "net.pth", seed=1)
     for files, words in (((good, same), "two files would become"), ((good, tmp_path / "no.pth"), "cannot be read")):
-        assert command(monkeypatch, "--weights", *files, "--mean-std", mean_std, "--out", tmp_path / "out") == 1
+        assert command(monkeypatch, "--weights", *files, "--mean-std", mean_std, "--out", tmp_path / "out") == 2
         said = capsys.readouterr().err
         assert words in said
         assert said.count("\n") == 1

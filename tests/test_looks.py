@@ -151,7 +151,7 @@ def test_the_script_stores_the_fit_beside_the_weights(script, tmp_path, monkeypa
     np.testing.assert_allclose(LookModel.parse(stored["look"]).weights, fit_looks(right[kept], wrong[kept]).weights)
     assert (stored["look"]["knees"], stored["look"]["networks"]) == (119, 1)
     assert {name: tensor.tolist() for name, tensor in after.items()} == {n: t.tolist() for n, t in before.items()}
-    assert script.main([*words, "--limit", "50"]) == 1
+    assert script.main([*words, "--limit", "50"]) == 2
 
 
 def test_the_script_says_whether_the_networks_know_the_knees(script, tmp_path, monkeypatch, capsys):
@@ -202,11 +202,11 @@ def test_subjects_are_told_by_their_header_where_all_films_have_one_name(script,
     }
     monkeypatch.setattr(script, "look", lambda path, subject, localizer: script.Seen(subject, *looks(1, 0)))
     words = ["--images", str(tmp_path / "images"), "--dry_run"]
-    assert script.main(words) == 1
+    assert script.main(words) == 2
     assert "11 knees seen both ways round: at least 100" in capsys.readouterr().err  # ten subjects
     (tmp_path / "images" / "0" / "001").unlink()
     monkeypatch.setattr(script, "look", None)  # not reached
-    assert script.main(words) == 1
+    assert script.main(words) == 2
     assert "knees of 9 subjects (77, 9000001," in capsys.readouterr().err
 
 

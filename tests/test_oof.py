@@ -142,7 +142,7 @@ def test_a_fold_with_epochs_to_go_is_refused_by_the_command(runs, tmp_path):
     file.write_text(json.dumps(SETTINGS))
     words = ["--experiment", file, "--data_root", root, "--workdir", workdir]
     done = subprocess.run([sys.executable, SCRIPT, *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "fold_1 is at epoch 1 of 5: finish it first" in done.stderr
     assert done.stderr.count("\n") == 1
 
@@ -161,7 +161,7 @@ def test_missing_folds_are_named_by_the_command(runs, tmp_path):
     file.write_text(json.dumps(SETTINGS))
     words = ["--experiment", file, "--data_root", root, "--workdir"]
     missing = subprocess.run([sys.executable, SCRIPT, *words, workdir], capture_output=True, text=True, check=False)
-    assert missing.returncode == 1
+    assert missing.returncode == 2
     assert missing.stderr.count("\n") == 1
     assert "no best.safetensors of fold 1 of 2" in missing.stderr
     done = subprocess.run([sys.executable, SCRIPT, *words, root / "w"], capture_output=True, text=True, check=False)

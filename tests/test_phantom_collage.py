@@ -93,7 +93,7 @@ def test_the_command_takes_the_crops_of_one_split(tmp_path, monkeypatch, capsys)
     knees = [(film.subject_id, knee.side, knee.kl) for film in read_cohort(out) for knee in film.knees]
     assert knees == [("s0", "L", 2), ("s1", "R", 2)]
     monkeypatch.setattr("sys.argv", ["make_collage_cohort.py", *words, "--split", "test"])
-    assert door.main() == 1
+    assert door.main() == 2
     assert capsys.readouterr().err.startswith("make_collage_cohort: 0 crops")
 
 

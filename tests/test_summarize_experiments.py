@@ -98,5 +98,5 @@ def test_a_metric_that_some_runs_lack_is_summed_up_over_the_others(tmp_path, mai
 
 def test_an_empty_folder_is_refused(tmp_path, main, capsys):
     (tmp_path / "a" / "fold_0").mkdir(parents=True)
-    assert main([str(tmp_path)]) == 1
+    assert main([str(tmp_path)]) == 2
     assert "no complete run" in capsys.readouterr().err

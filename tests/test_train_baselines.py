@@ -186,5 +186,5 @@ def test_out_of_fold_predictions_cover_every_knee_once(tmp_path):
     assert metrics.error_mm["all"] == pytest.approx(errors.mean())
     assert metrics.low_95["all"] < errors.mean() < metrics.high_95["all"]
     again = run(tmp_path, "--experiment", file, "--baseline", "mean")
-    assert again.returncode == 1
+    assert again.returncode == 2
     assert again.stderr.splitlines()[-1].startswith("train_baselines: ")

@@ -16,14 +16,14 @@ from kneel.phantom.collage import write_collages
 
 
 def main() -> int:
-    """Read the command line, write the films; 1 when a file cannot be used."""
+    """Read the command line, write the films; 2 when a file cannot be used."""
     given = parse()
     try:
         crops = [crop for crop in read_crops(given.table, given.images) if crop.split == given.split]
         subjects = write_collages(given.out, crops, given.seed, pairs=given.pairs, jobs=given.jobs, progress=True)
     except (AnnotationError, RadiographError, OSError, ValueError) as error:
         print(f"make_collage_cohort: {error}", file=sys.stderr)
-        return 1
+        return 2
     print(f"{len(subjects)} films in {given.out / 'films'}")
     return 0
 
