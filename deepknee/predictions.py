@@ -30,7 +30,7 @@ from deepknee.ensemble import Grader
 from deepknee.model import GRADES
 from deepknee.rois import KNEES
 from deepknee.sources import GradedFolderSource, GradedRoisSource, PhantomSource, Source
-from deepknee.unseen import NOT_CHECKED, check_unseen
+from deepknee.unseen import NOT_CHECKED, check_unseen, tell_fitted
 from kneel.engine.snapshot import write_atomic
 
 _KNEE = ["knee", "subject_id", "side", "true_kl"]
@@ -64,7 +64,7 @@ class GradePredictions:
     abstain : ndarray, shape (N,), bool, or None
         Knees without a single grade, where there are sets.
     training : str
-        Whether the networks were trained on any of the subjects, in words.
+        Whether the networks were trained, chosen or calibrated on any of the subjects, in words.
     """
 
     model: str
@@ -149,6 +149,8 @@ def grade_folder(grader: Grader, folder: Path, *, model: str) -> GradePrediction
     knees = load_knees(folder, source_of(folder), grader.geometry, "film")
     trainings = [member.training for member in grader.members]
     training = check_unseen(trainings, knees.subjects, knees.grades.tolist(), str(folder))
+    if grader.conformal is not None:  # else nothing that was fitted acts
+        training = f"{training} {tell_fitted(trainings, knees.subjects)}".strip()
     return replace(grade_knees(grader, knees, folder, model=model), training=training)
 
 

@@ -19,6 +19,9 @@ _UNSEEN = "None of these subjects was in the training of a network."
 _CHOSE = "Their knees chose the epoch of the networks."
 _SOME_CHOSE = "Knees of {few} of these {all} subjects chose the epoch of a network."
 _CHOICE_UNKNOWN = "Whether their knees chose the epoch is not noted in {few} of {all} snapshots."
+_FITTED = "Temperature and sets of the networks were fitted on their knees."
+_SOME_FITTED = "Temperature and sets of the networks were fitted on knees of {few} of these {all} subjects."
+_FIT_UNKNOWN = "Whether temperature and sets were fitted on their knees is not noted in {few} of {all} snapshots."
 _UNKNOWN = """Whether the networks were trained on any of these subjects cannot be checked: {few} of {all} snapshots do
 not note theirs, as {first}."""
 _FOLDS = ". Of folds, evaluate_kl.py --out_of_fold takes for each knee the network that held it out"
@@ -39,6 +42,8 @@ class Training:
         kept.
     chosen_on : str or None
         The same of those whose knees chose the epoch.
+    calibrated_on : str or None
+        The same of those on whose knees temperature and threshold of the sets were fitted.
     split : mapping or None
         Digests of the subjects of both parts, `kneel.engine.folds.split_digest`.
     cut : (int, int, int) or None
@@ -50,6 +55,7 @@ class Training:
     chosen_on: str | None = None
     split: Mapping[str, str] | None = None
     cut: tuple[int, int, int] | None = None
+    calibrated_on: str | None = None
 
     @classmethod
     def of_snapshot(cls, place: str, meta: Mapping[str, Any]) -> Training:
@@ -59,7 +65,8 @@ class Training:
             match experiment.get("folds"), meta.get("fold"), (meta.get("training") or {}).get("seed"):
                 case int() as folds, int() as fold, int() as seed:
                     cut = folds, fold, seed
-        return cls(place, meta.get("trained_on"), meta.get("chosen_on"), meta.get("split"), cut)
+        trained_on, chosen_on, calibrated_on = (meta.get(key) for key in ("trained_on", "chosen_on", "calibrated_on"))
+        return cls(place, trained_on, chosen_on, meta.get("split"), cut, calibrated_on)
 
     def seen(self, subjects: Sequence[str], grades: Sequence[int]) -> set[str] | None:
         """Tell which subjects of N knees the network was trained on.
@@ -163,6 +170,26 @@ def check_unseen(trainings: Sequence[Training], subjects: Sequence[str], grades:
     return f"{_UNSEEN} {_choice(trainings, subjects, grades)}".strip()
 
 
+def tell_fitted(trainings: Sequence[Training], subjects: Sequence[str]) -> str:
+    """Say whether temperature and sets of networks that use them were fitted on the subjects of knees.
+
+    Parameters
+    ----------
+    trainings : sequence of Training
+        Of all networks of a calibrated ensemble.
+    subjects : sequence of str
+        Of the knees.
+
+    Returns
+    -------
+    str
+        What to say in a report; nothing where it is known that none of them was.
+    """
+    marks = (training.calibrated_on for training in trainings)
+    fitted = [None if each is None else marked_subjects(subjects, each) for each in marks]
+    return _told(fitted, subjects, _FITTED, _SOME_FITTED, _FIT_UNKNOWN)
+
+
 def tell_unseen(trainings: Sequence[Training], subjects: Sequence[str], grades: Sequence[int], where: str) -> str:
     """Say whether networks were trained on the subjects of knees, and refuse nothing.
 
@@ -187,11 +214,15 @@ def tell_unseen(trainings: Sequence[Training], subjects: Sequence[str], grades: 
 def _choice(trainings: Sequence[Training], subjects: Sequence[str], grades: Sequence[int]) -> str:
     """Say whose knees chose the epoch of any network; nothing where it is known that none of these did."""
     chose = [training.chose(subjects, grades) for training in trainings]
-    everybody, unknown = set().union(*filter(None, chose)), chose.count(None)
-    if everybody:
-        some = _SOME_CHOSE.format(few=len(everybody), all=len(set(subjects)))
-        return _CHOSE if everybody == set(subjects) else some
-    return _CHOICE_UNKNOWN.format(few=unknown, all=len(chose)) if unknown else ""
+    return _told(chose, subjects, _CHOSE, _SOME_CHOSE, _CHOICE_UNKNOWN)
+
+
+def _told(found: Sequence[set[str] | None], subjects: Sequence[str], every: str, some: str, unknown: str) -> str:
+    """Say of subjects that snapshots note, None where one notes nothing, whether they are all, some, or not known."""
+    noted, silent = set().union(*filter(None, found)), found.count(None)
+    if noted:
+        return every if noted == set(subjects) else some.format(few=len(noted), all=len(set(subjects)))
+    return unknown.format(few=silent, all=len(found)) if silent else ""
 
 
 def held_out(

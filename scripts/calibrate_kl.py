@@ -30,7 +30,7 @@ from deepknee.predictions import grade_folder
 from deepknee.weights import WeightsError, find_graders
 from kneel.engine.atomic import DiskFull
 from kneel.engine.config import ConfigError
-from kneel.engine.folds import LeakageError
+from kneel.engine.folds import LeakageError, subject_marks
 from kneel.engine.snapshot import SnapshotError, update_snapshot
 from kneel.imaging.radiograph import RadiographError
 from kneel.imaging.schema import AnnotationError
@@ -110,6 +110,7 @@ def calibrate(given: argparse.Namespace) -> None:
         return
     angles = {"turns_deg": list(members[0].settings.turns_deg)}  # all have the same, or they made no Grader
     fitted = {"temperature": temperature, "conformal": {**conformal.model_dump(mode="json"), **angles}, **angles}
+    fitted["calibrated_on"] = subject_marks(made.subjects)  # so that a report can tell when these knees are shown
     for path in paths:
         update_snapshot(path, fitted)
         print(f"stored in {path}")

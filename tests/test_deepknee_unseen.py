@@ -15,7 +15,7 @@ from deepknee.ensemble import Grader
 from deepknee.experiment import GradingExperiment
 from deepknee.predictions import read_predictions
 from deepknee.train import GradingTask, train_grader
-from deepknee.unseen import Training, check_unseen, held_out
+from deepknee.unseen import Training, check_unseen, held_out, tell_fitted
 from kneel.engine.config import load_config
 from kneel.engine.folds import LeakageError, grouped_folds, marked_subjects, split_digest, subject_marks
 from kneel.engine.snapshot import load_snapshot, save_snapshot, update_snapshot
@@ -208,6 +208,23 @@ def test_knees_that_chose_the_epoch_may_calibrate(
     assert "None of these subjects" in capsys.readouterr().out
 
 
+def test_reports_say_whether_the_calibration_was_fitted_on_their_knees(root: Path, tmp_path: Path) -> None:
+    def said(part: str) -> str:
+        out = tmp_path / f"of_{part}"
+        assert run("evaluate_kl", root / part, tmp_path / "whole", "--out", str(out), "--resamples", "20") == 0
+        return (out / "report.md").read_text()
+
+    shutil.copytree(root / "runs" / "whole", tmp_path / "whole")
+    assert "fitted on their knees" not in said("val")
+    assert run("calibrate_kl", root / "val", tmp_path / "whole") == 0
+    assert "Temperature and sets of the networks were fitted on their knees.\n" in said("val")
+    assert "were fitted on knees of 2 of these 8 subjects.\n" in said("merged")
+    assert "in the training of a network.\n" in said("test")
+    for path in (tmp_path / "whole").rglob("*.safetensors"):
+        update_snapshot(path, {"calibrated_on": None})  # as those that were calibrated before it was noted
+    assert "sets were fitted on their knees is not noted in 1 of 1 snapshots.\n" in said("test")
+
+
 def test_old_folds_are_cut_again_as_they_were() -> None:
     """What one fold held out is known to have been seen by the other."""
     subjects, grades = [f"s{number // 2}" for number in range(40)], [number // 2 % 5 for number in range(40)]
@@ -247,6 +264,14 @@ def test_who_chose_the_epoch_is_told_as_far_as_it_is_known() -> None:
     assert said(before, "a", "b") == "Their knees chose the epoch of the networks."
     for subjects in (("a",), ("a", "b", "c"), ("c",)):
         assert said(before, *subjects) == "Whether their knees chose the epoch is not noted in 1 of 1 snapshots."
+
+
+def test_whose_knees_the_calibration_was_fitted_on_is_told_as_far_as_it_is_known() -> None:
+    noted, silent = Training("a", calibrated_on=subject_marks(["a", "b"])), Training("b")
+    assert tell_fitted([noted], ["a", "b", "b"]) == "Temperature and sets of the networks were fitted on their knees."
+    assert "fitted on knees of 1 of these 2 subjects" in tell_fitted([noted, silent], ["b", "c"])
+    assert tell_fitted([noted], ["c"]) == ""
+    assert tell_fitted([noted, silent], ["c"]).endswith("is not noted in 1 of 2 snapshots.")
 
 
 def test_out_of_fold_says_of_whose_knees_chose_the_epoch_what_is_known() -> None:
