@@ -28,6 +28,7 @@ from kneel.engine.folds import grouped_folds
 Values = NDArray[np.float64]
 RANGE = (0.05, 20.0)  # of temperatures: beyond, nothing of a network's answer is left
 SPLITS = 10
+_SAME = 1e-5  # what probabilities differ by that are the same but for rounding
 _SMALLEST = 1e-12  # a probability of 0, as a rounded table may hold, has no logarithm
 
 
@@ -82,6 +83,34 @@ def fit_temperature(networks: Values, grades: NDArray[np.integer]) -> float:
     best = int(np.argmin([cross_entropy(point) for point in grid]))
     around = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
     return float(np.exp(minimize_scalar(cross_entropy, bounds=around, method="bounded", options={"xatol": 1e-6}).x))
+
+
+def why_doubtful(networks: Values, grades: NDArray[np.integer], temperature: float) -> str | None:
+    """Say why a fitted temperature means little.
+
+    Parameters
+    ----------
+    networks, grades
+        What it was fitted on, as for `fit_temperature`.
+    temperature : float
+        The fit.
+
+    Returns
+    -------
+    str or None
+        What is wrong; None where nothing is.
+    """
+    chances = mean_probabilities(networks, temperature)
+    if np.ptp(chances, axis=0).max() < _SAME:
+        return "every knee gets the same probabilities, so that there is nothing to calibrate"
+    entropy = -np.log(np.maximum(chances[np.arange(len(grades)), grades], _SMALLEST)).mean()
+    shares = np.unique(grades, return_counts=True)[1] / len(grades)
+    if entropy >= (known := -(shares * np.log(shares)).sum()):
+        told = f"cross-entropy {entropy:.3f} at the best temperature, {known:.3f} of the frequencies"
+        return f"the probabilities say no more of these knees than the frequencies of their grades do ({told})"
+    if not RANGE[0] * 1.01 < temperature < RANGE[1] / 1.01:
+        return f"the best temperature lies at the end of {RANGE[0]} to {RANGE[1]:g}, so that these knees do not tell it"
+    return None
 
 
 @dataclass(frozen=True, eq=False)

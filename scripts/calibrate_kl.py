@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from deepknee.calibration import fit_all
+from deepknee.calibration import fit_all, why_doubtful
 from deepknee.conformal import COVERAGE, LARGEST
 from deepknee.ensemble import Grader
 from deepknee.evaluate import evaluate
@@ -93,6 +93,7 @@ def calibrate(given: argparse.Namespace) -> None:
         raise ConfigError(f"{paths[0]}: its mode is 2018, whose probabilities know no temperature; only mode mean does")
     made = grade_folder(Grader(members, device=choose_device(given.device)), given.data, model=name)
     temperature, conformal = fit_all(made.networks, made.grades, coverage=given.coverage, largest=given.largest)
+    doubt = why_doubtful(made.networks, made.grades, temperature)
     table = evaluate(made, coverage=given.coverage, largest=given.largest).table
     turns = "".join(f", turned by {degrees:g}" for degrees in members[0].settings.turns_deg)
     print(
@@ -100,6 +101,8 @@ def calibrate(given: argparse.Namespace) -> None:
     )
     print(made.training)
     print(f"temperature {temperature:.4f}, threshold {conformal.threshold:.4f}")
+    if doubt is not None:
+        print(f"calibrate_kl: warning: {doubt}; are these the right networks and knees?", file=sys.stderr)
     for group in ("grading", "cross-fitted"):
         part = table[(table.group == group) & ~table.figure.str.startswith(("recall", "F1"))]
         print(f"\n{'as trained' if group == 'grading' else group}")

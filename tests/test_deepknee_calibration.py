@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from deepknee.calibration import cross_fit, fit_all, fit_temperature, mean_probabilities
+from deepknee.calibration import cross_fit, fit_all, fit_temperature, mean_probabilities, why_doubtful
 
 
 def drawn(count: int, seed: int, networks: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -51,6 +51,23 @@ def test_temperature_changes_no_grade_of_one_network_and_zero_probabilities_are_
     np.testing.assert_array_equal(mean_probabilities(rounded, temperature).argmax(1), rounded[0].argmax(1))
     with pytest.raises(ValueError, match="no knee"):
         fit_temperature(np.zeros((1, 0, 5)), np.zeros(0, int))
+
+
+def test_a_fit_on_networks_that_tell_nothing_is_doubted() -> None:
+    logits, grades = drawn(400, seed=3)
+    known = softmax(logits, axis=-1)
+    assert why_doubtful(known, grades, fit_temperature(known, grades)) is None
+
+    def doubt(networks: np.ndarray) -> str:
+        return why_doubtful(networks, grades, fit_temperature(networks, grades)) or ""
+
+    assert "every knee gets the same probabilities" in doubt(np.full((1, 400, 5), 0.2))
+    assert "every knee gets the same probabilities" in doubt(np.tile([0.1, 0.2, 0.4, 0.2, 0.1], (2, 400, 1)))
+    shares = np.bincount(grades, minlength=5) / 400
+    words = f"{-(shares * np.log(shares)).sum():.3f} of the frequencies"
+    assert words in doubt(np.random.default_rng(0).permutation(known[0])[None])  # the answers of other knees
+    right = np.full((1, 400, 5), 0.1) + 0.5 * np.eye(5)[grades]
+    assert "lies at the end of 0.05 to 20" in doubt(right)
 
 
 def test_fit_of_all() -> None:

@@ -226,6 +226,18 @@ def test_calibration_is_stored_and_read_again(
     assert alone.sets is None
 
 
+def test_calibrating_a_network_that_says_nothing_is_warned_of(
+    data: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in weights.rglob("*.safetensors"):
+        tensors, meta = load_snapshot(path)
+        save_snapshot(path, {**tensors, "final.1.weight": torch.zeros_like(tensors["final.1.weight"])}, meta)
+    assert script("calibrate_kl").main(["--data", str(data), "--weights", str(weights), "--dry_run"]) == 0
+    said = capsys.readouterr().err
+    assert "calibrate_kl: warning: every knee gets the same probabilities" in said
+    assert "are these the right networks and knees?" in said
+
+
 def test_the_whole_evaluation(data: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main, out = script("evaluate_kl").main, tmp_path / "out"
     one = str(weights / "fold_0" / "best.safetensors")
