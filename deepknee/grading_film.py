@@ -17,7 +17,7 @@ from deepknee.polarity import HALF_MM, crops_are_dark, inverted
 from deepknee.roi_row import RoiRow
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.geometry import RoiFrame, Side, Spacing
-from kneel.imaging.preparing import Problem, encode_png
+from kneel.imaging.preparing import Problem, encode_png, lies_remarks
 from kneel.imaging.radiograph import Radiograph, RadiographError, normalize_percentiles
 from kneel.imaging.tags import is_frontal, is_pa
 
@@ -227,8 +227,7 @@ def _remarks(task: RoiTask, film: Radiograph, spacing: Spacing | None) -> list[s
     remarks = []
     if film.view is not None and not is_pa(film.view):
         remarks.append(f"the header says that the view is {film.view}; it was taken as the download names it")
-    if film.rows_reversed:
-        remarks.append("PatientOrientation says that the film lies upside down; it was taken as it is stored")
+    remarks += lies_remarks(film)
     if film.laterality in ("L", "R"):
         remarks.append(f"the header says that it shows the {film.laterality} knee only; it was taken to show both")
     if film.patient_id is not None and film.patient_id != task.film.subject_id:

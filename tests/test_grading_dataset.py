@@ -286,6 +286,17 @@ def test_what_the_header_says_is_noted_or_refused(copy, tmp_path):
     assert notes[3].startswith("the header says that the view is AP")
 
 
+def test_films_that_do_not_stand_by_their_header_are_noted_with_what_to_do(copy, tmp_path):
+    copy.edit(1, lambda dataset: setattr(dataset, "PatientOrientation", ["L", "H"]))
+    copy.edit(2, lambda dataset: setattr(dataset, "PatientOrientation", ["F", "R"]))
+    done = copy.prepare(tmp_path / "out")
+    notes = {problem.film: problem.problem for problem in done.problems}
+    for number, lies in ((1, "lies upside down; "), (2, "lies on its side; ")):
+        assert lies in notes[copy.films[number].name]
+        assert "look at its pictures, and leave it out if" in notes[copy.films[number].name]
+    assert (len(notes), done.missing) == (2, ())
+
+
 def test_views_that_contradict_each_other_are_refused(copy, tmp_path):
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "399067008", "SCT", "lateral"

@@ -292,6 +292,18 @@ def test_points_off_the_film_are_listed_knee_by_knee(download, tmp_path):
     assert again.skipped == 1
 
 
+def test_a_film_that_lies_upside_down_by_its_header_is_noted_with_what_to_do(download, tmp_path):
+    task = tasks_of(download)[0]
+    dataset = pydicom.dcmread(task.path)
+    dataset.PatientOrientation = ["L", "H"]
+    dataset.save_as(tmp_path / "001")
+    done = prepare_films(tmp_path / "out", [FilmTask(task.subject_id, tmp_path / "001", task.knees, "detector")])
+    (problem,) = done.problems
+    assert (problem.kind, problem.film, len(done.knees)) == ("note", str(tmp_path / "001"), 2)
+    assert problem.problem.startswith("PatientOrientation says that the film lies upside down; it was taken as it is")
+    assert "look at its pictures, and leave it out if" in problem.problem
+
+
 def test_a_film_without_spacing_is_listed(download, tmp_path):
     task = tasks_of(download)[0]
     dataset = pydicom.dcmread(task.path)

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar
 import cv2
 import numpy as np
 
+from kneel.imaging.radiograph import Radiograph
 from kneel.imaging.writing import write_rows
 
 GOES_ON = "started again it goes on where it stopped"
@@ -46,6 +47,14 @@ class Problem:
     film: str
     kind: Literal["missing", "note"]
     problem: str
+
+
+def lies_remarks(film: Radiograph) -> list[str]:
+    """Say that a film does not stand upright by its header, and what to do; nothing of one that does."""
+    if not film.rows_reversed and film.on_side is None:
+        return []
+    lies = f"PatientOrientation says that the film lies {'upside down' if film.rows_reversed else 'on its side'}"
+    return [f"{lies}; it was taken as it is stored: look at its pictures, and leave it out if its knees lie so"]
 
 
 def run_tasks(
