@@ -110,6 +110,10 @@ class Record:
         Their points.
     problems : tuple of Problem
         All else.
+    patient_id : str or None
+        As the film's header says.
+    pixels_sha256 : str
+        Of the film's pixels, whatever file they are in; empty when it could not be read.
     """
 
     subject_id: str
@@ -117,6 +121,8 @@ class Record:
     rows: tuple[KneeRow, ...] = ()
     knees: tuple[KneeAnnotation, ...] = ()
     problems: tuple[Problem, ...] = ()
+    patient_id: str | None = None
+    pixels_sha256: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` takes."""
@@ -142,6 +148,8 @@ class Record:
             tuple(KneeRow(**row) for row in data["rows"]),
             tuple(knees),
             tuple(Problem(**problem) for problem in data["problems"]),
+            data["patient_id"],
+            data["pixels_sha256"],
         )
 
 

@@ -66,7 +66,9 @@ def cut_pictures(task: FilmTask, *, hc: str, lc: str) -> tuple[Record, dict[str,
         film_sha256=hashlib.sha256(data).hexdigest(),
     )
     rows, pictures = _cut(task, film, good, spacing, (hc, lc), describe)
-    return Record(task.subject_id, request, tuple(rows), tuple(good), tuple(problems)), pictures
+    pixels = hashlib.sha256(f"{film.pixels.dtype} {film.pixels.shape}".encode() + film.pixels.tobytes()).hexdigest()
+    done = Record(task.subject_id, request, tuple(rows), tuple(good), tuple(problems), film.patient_id, pixels)
+    return done, pictures
 
 
 def _cut(
@@ -130,8 +132,6 @@ def _remarks(task: FilmTask, film: Radiograph) -> list[str]:
     remarks += lies_remarks(film)
     if task.bilateral and film.laterality in ("L", "R"):
         remarks.append(f"the header says that it shows the {film.laterality} knee only; it was taken to show both")
-    if film.patient_id is not None and film.patient_id != task.subject_id:
-        remarks.append(f"PatientID is {film.patient_id!r}")
     return remarks
 
 

@@ -15,7 +15,8 @@ Pictures are 8 bit, bright bone, after `kneel.imaging.radiograph.normalize_perce
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from kneel.picture import cut_pictures
 
 HC_FOLDER, LC_FOLDER = "hc_rois", "lc_films"
 TABLE, KNEES, PROBLEMS = "bf_landmarks_1_0.3.csv", "knees.csv", "problems.csv"
+_NAMED = 10
 _HERE = Path(__file__).parent
 _HOW = Cutting(
     cut=partial(cut_pictures, hc=HC_FOLDER, lc=LC_FOLDER),
@@ -98,6 +100,7 @@ def prepare_films(
     problems = list(earlier)
     _check_subjects(tasks)
     records, skipped = cut_films(out, tasks, _HOW, tables=(TABLE, KNEES, PROBLEMS), jobs=jobs, progress=progress)
+    problems += _patients(records)
     knees: list[KneeRow] = []
     annotations: list[KneeAnnotation] = []
     for task in tasks:
@@ -111,12 +114,63 @@ def prepare_films(
             else:
                 problems.append(Problem(row.subject_id, row.side, row.film, "missing", fault))
     problems += strangers(out, (f"{HC_FOLDER}/*.png", f"{LC_FOLDER}/*.png"), knees, TABLE)
+    why = _copies(records)
+    problems += [
+        Problem(row.subject_id, row.side, row.film, "missing", why[row.subject_id])
+        for row in knees
+        if row.subject_id in why
+    ]
+    knees = [row for row in knees if row.subject_id not in why]
+    annotations = [knee for knee in annotations if knee.subject_id not in why]
     problems.sort(key=lambda problem: (problem.subject_id, problem.side, problem.kind))
     write_annotations(out / TABLE, annotations)
     write_table(out / KNEES, KneeRow, knees)
     write_table(out / PROBLEMS, Problem, problems)
     asked = sum(len(task.knees) for task in tasks) + sum(max(len(p.side), 1) for p in earlier if p.kind == "missing")
     return Prepared(tuple(knees), asked, skipped, tuple(problems))
+
+
+def _copies(records: Mapping[str, Record]) -> dict[str, str]:
+    """Say by subject that its film is another one's too: under two names one knee is trained on and validated on.
+
+    As in `deepknee.grading_set` none is kept, for which name is right cannot be told.
+    """
+    subjects: dict[str, list[str]] = defaultdict(list)
+    for subject, record in sorted(records.items()):  # processes end in any order
+        if record.rows:
+            subjects[record.pixels_sha256].append(subject)
+    why = "duplicate: the same picture as the film of {}; leave it to the one whose it is"
+    return {
+        one: why.format(", ".join(other for other in several if other != one))
+        for several in subjects.values()
+        if len(several) > 1
+        for one in several
+    }
+
+
+def _patients(records: Mapping[str, Record]) -> list[Problem]:
+    """Note the PatientIDs that are not the subject: those of several subjects first, once each.
+
+    They may be one person, who would be in training and in validation; or what an anonymiser wrote into every film.
+    """
+    subjects: dict[str, list[str]] = defaultdict(list)
+    for subject, record in sorted(records.items()):
+        if record.patient_id and record.rows:
+            subjects[record.patient_id].append(subject)
+    shared, single = [], []
+    for patient, names in subjects.items():
+        if len(names) > 1:
+            few = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+            text = (
+                f"PatientID is {patient!r} in the films of {len(names)} subjects: {few}. Unless an anonymiser wrote it "
+                "they show one person, who would be in training and in validation: give these films one subject (in "
+                "VIA the file attribute subject), of whom one film is taken"
+            )
+            shared.append(Problem("", "", "", "note", text))
+        elif patient != names[0]:
+            film = records[names[0]].rows[0].film
+            single.append(Problem(names[0], "", film, "note", f"PatientID is {patient!r}"))
+    return [*shared, *single]
 
 
 def _check_subjects(tasks: Sequence[FilmTask]) -> None:

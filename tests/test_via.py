@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pydicom
 import pytest
@@ -17,6 +18,7 @@ from kneel.imaging.schema import AnnotationError, read_annotations
 from kneel.imaging.via import ViaKnee, ViaKnees, knees_of, read_via, via_entry
 from kneel.phantom.oai import write_oai_phantom
 from kneel.prepare import prepare_films
+from kneel.prepare_cli import tell
 from kneel.samples import load_samples
 from kneel.sources import KneelSource
 
@@ -232,7 +234,9 @@ def test_films_that_cannot_be_used_are_listed_and_the_rest_goes_on(download, tmp
     entries["2"] = {**entry, "filename": "gone.png", "file_attributes": {**graded, "subject": "x"}}
     entries["3"] = {**entry, "file_attributes": {**graded, "subject": "y", "spacing_mm": str(SPACING)}}
     entries["4"] = {**entry, "file_attributes": {**graded, "subject": "y", "spacing_mm": str(SPACING)}}
-    entries["5"] = {**entry, "file_attributes": {**graded, "subject": "z"}}
+    entries["5"] = {**entry, "filename": "other.png", "file_attributes": {**graded, "subject": "z"}}
+    picture = cv2.imread(str(via.parent / entry["filename"]), cv2.IMREAD_UNCHANGED)
+    cv2.imwrite(str(via.parent / "other.png"), cv2.blur(picture, (3, 3)))  # the same picture would be refused
     via.write_text(json.dumps(entries))
     result = call("create_datasets_from_via.py", "--via", via, "--films", via.parent, "--out", tmp_path / "data")
     assert result.returncode == 1
@@ -298,6 +302,55 @@ def test_a_film_seen_from_behind_is_refused_on_both_ways(download, tmp_path):
     assert [problem.side for problem in done.missing] == ["LR"]
     assert "seen from behind" in done.missing[0].problem
     assert done.knees == ()
+
+
+def test_one_picture_under_two_subjects_is_refused(download, tmp_path):
+    """One knee under two names would be trained on and validated on; which name is right cannot be told."""
+    one, other = (tmp_path / name for name in ("one", "other"))
+    shutil.copy(download.root / download.folders[0] / "001", one)
+    dataset = pydicom.dcmread(one)
+    dataset.PatientID, dataset.InstanceNumber = "another", "7"  # another file of the same pixels
+    dataset.save_as(other)
+    assert one.read_bytes() != other.read_bytes()
+    drawn = [
+        tuple(DrawnKnee(knee.side, knee.kl, knee.film_points((SPACING,) * 2)) for knee in download.knees[at : at + 2])
+        for at in (0, 2)
+    ]
+    third = FilmTask("c", download.root / download.folders[1] / "001", drawn[1], "detector")
+    films = [FilmTask(path.name, path, drawn[0], "detector") for path in (one, other)] + [third]
+    for _ in "first", "again":
+        done = prepare_films(tmp_path / "data", films)
+        assert {(problem.subject_id, problem.side) for problem in done.missing} == {
+            (name, side) for name in ("one", "other") for side in "LR"
+        }
+        assert done.missing[0].problem.startswith("duplicate: the same picture as the film of other; ")
+        assert (len(done.knees), done.asked) == (2, 6)
+        assert {knee.subject_id for knee in read_annotations(tmp_path / "data" / "bf_landmarks_1_0.3.csv")} == {"c"}
+        assert not any("left by an earlier run" in problem.problem for problem in done.problems)
+    assert done.skipped == 3
+
+
+def test_films_of_one_patient_under_two_subjects_are_told_once(download, tmp_path, capsys):
+    """Without the attribute subject every file is a subject: two films of a person part at the folds."""
+    drawn = download.knees[0]
+    knees = (DrawnKnee(drawn.side, drawn.kl, drawn.film_points((SPACING,) * 2)),)
+    dataset = pydicom.dcmread(download.root / download.folders[0] / "001")
+    picture, films = dataset.pixel_array.copy(), []
+    for number, patient in enumerate(["P1", "P1", "P2", "s3", ""]):
+        picture[0, 0] = number  # no copies
+        dataset.PixelData, dataset.PatientID = picture.tobytes(), patient
+        dataset.save_as(tmp_path / f"s{number}")
+        films.append(FilmTask(f"s{number}", tmp_path / f"s{number}", knees, "detector"))
+    done = prepare_films(tmp_path / "data", films)
+    assert len(done.knees) == 5
+    notes = [(problem.subject_id, problem.problem) for problem in done.problems]
+    assert [name for name, _ in notes] == ["", "s2"]
+    assert notes[0][1].startswith("PatientID is 'P1' in the films of 2 subjects: s0, s1. Unless an anonymiser")
+    assert "VIA the file attribute subject" in notes[0][1]
+    assert notes[1][1] == "PatientID is 'P2'"
+    tell(done, tmp_path / "data")
+    assert capsys.readouterr().err.startswith("note    PatientID is 'P1' in the films of 2 subjects")
+    assert prepare_films(tmp_path / "data", films).problems == done.problems  # of records that were there
 
 
 def test_two_films_of_one_subject_are_both_refused_and_no_picture_is_written(download, tmp_path):
