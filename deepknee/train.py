@@ -23,6 +23,7 @@ from deepknee.model import GRADES, GradingNet
 from deepknee.networks import build_net
 from deepknee.resample import resampled_metrics
 from deepknee.sketch import sketch_attention
+from deepknee.source_tables import grading_tables
 from deepknee.start import transfer_weights
 from deepknee.views import View, plain_pictures
 from kneel.bootstrap import EPOCH_RESAMPLES, SubjectBootstrap, ends
@@ -198,6 +199,7 @@ class GradingTask:
             "experiment": self.experiment.model_dump(mode="json", exclude={"training"}),
             "fold": self.fold,
             "split": self.split,
+            "tables": grading_tables(self.experiment, self.data_root),
             "trained_on": merged_marks([subject_marks(self.knees[0].subjects), self._of_source, *taught_by]),
             "chosen_on": subject_marks(self.knees[1].subjects),
             **self.settings.model_dump(mode="json", exclude={"turns_deg"}),  # comes with calibration

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from kneel.engine.config import Settings
+from kneel.imaging.cohort import ANNOTATIONS
 
 
 class PhantomSource(Settings):
@@ -118,3 +119,25 @@ class SeveralSources(Settings):
 
 Leaf = PhantomSource | KneelSource | CropSource
 Source = Annotated[Leaf | SeveralSources, Field(discriminator="source")]
+
+
+def tables_of(source: Source) -> list[str]:
+    """Name what a source's knees and points are told by.
+
+    Parameters
+    ----------
+    source : Source
+        What lies below a data root.
+
+    Returns
+    -------
+    list of str
+        Tables, below the data root.
+    """
+    if isinstance(source, SeveralSources):
+        return [name for part in source.parts for name in tables_of(part.data)]
+    if isinstance(source, KneelSource):
+        return [source.annotations]
+    if isinstance(source, CropSource):
+        return [source.table]
+    return [f"{folder}/{ANNOTATIONS}" for folder in (source.train, source.val) if folder is not None]

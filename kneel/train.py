@@ -24,6 +24,7 @@ from kneel.engine.folds import check_leakage, grouped_folds, split_digest, subje
 from kneel.engine.mixup import Pass, mixup_passes
 from kneel.engine.parallel import batch_mean, whole_batch
 from kneel.engine.reading import grey_statistics
+from kneel.engine.same import digests
 from kneel.engine.transfer import start_of, weights_of_split
 from kneel.experiment import LandmarkExperiment
 from kneel.losses import build_criterion, visible_mean
@@ -32,6 +33,7 @@ from kneel.network import CRITERION, LandmarkNet, Located, build_network, networ
 from kneel.samples import Split, load_samples
 from kneel.shape import MeanShape
 from kneel.sketch import sketch_points
+from kneel.sources import tables_of
 
 LANDMARKS = {"lc": 1, "hc": 16}
 
@@ -202,6 +204,7 @@ class LandmarkTask:
             "network": self.arguments,
             "roi": self.experiment.roi.model_dump(mode="json"),
             "split": self.split,
+            "tables": digests(self.data_root, tables_of(self.experiment.data)),
             **{
                 marks: subject_marks(sample.subject_id for sample in part)
                 for marks, part in zip(("trained_on", "chosen_on"), self.samples, strict=True)

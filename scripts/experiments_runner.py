@@ -13,7 +13,7 @@ These options may be given as environment variables too: DATA_ROOT, WORKDIR, EXP
 GPUS, PER_GPU, FOLDS, SEEDS, RETRIES, RAY (lists: separated by spaces).
 
 Exit status: 0 all done (or, with --no_wait, left to other runners), 1 some failed, 2 wrong use, or a stored run of the
-same name has other settings; 130 and 143 stopped by Ctrl-C or SIGTERM.
+same name has other settings or other data; 130 and 143 stopped by Ctrl-C or SIGTERM.
 
 Research use only. Not a medical device.
 """
@@ -23,7 +23,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -174,7 +174,11 @@ def plan(arguments: argparse.Namespace) -> list[Job]:
 
     A file named ``base.yaml`` is what others build on and no experiment of its own.
     """
-    from train import read_experiment, with_seed  # here, not above: torch takes its time, --help must not
+    from train import (
+        read_experiment,
+        table_digests,
+        with_seed,
+    )  # here, not above: torch takes its time, --help must not
 
     paths = arguments.experiments
     files = [file for path in paths for file in (sorted(path.glob("*.y*ml")) if path.is_dir() else [path])]
@@ -189,14 +193,21 @@ def plan(arguments: argparse.Namespace) -> list[Job]:
             # data with a validation set of their own are trained on once
             all_folds = range(1 if getattr(experiment.data, "val", None) else experiment.folds)
             folds = [fold for fold in all_folds if not arguments.folds or fold in arguments.folds]
-            jobs += [make_job(arguments, file, name, experiment, fold, seed) for fold in folds]
+            tables = table_digests(experiment, arguments.data_root)
+            jobs += [make_job(arguments, file, name, experiment, fold, seed, tables) for fold in folds]
     if not jobs:
         raise ConfigError(f"--folds {' '.join(map(str, arguments.folds))}: none of the experiments has such a fold")
     return jobs
 
 
 def make_job(
-    arguments: argparse.Namespace, file: Path, name: str, experiment: Experiment, fold: int, seed: int | None
+    arguments: argparse.Namespace,
+    file: Path,
+    name: str,
+    experiment: Experiment,
+    fold: int,
+    seed: int | None,
+    tables: Mapping[str, str],
 ) -> Job:
     """Describe one training for the queue, which knows nothing of tasks."""
     workdir = arguments.workdir.absolute()
@@ -213,6 +224,7 @@ def make_job(
         monitor=training.monitor,
         after=f"{experiment.transfer}/fold_{fold}" if experiment.transfer else None,
         settings={"task": experiment.task, "experiment": settings, "training": training.model_dump(mode="json")},
+        tables=tables,
         products=("best.safetensors", "last.safetensors", "metrics.csv"),
         workload=pixels(experiment),
     )

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict
 
 from deepknee.experiment import GradingExperiment
 from deepknee.predictions import PredictionTableError
+from deepknee.source_tables import grading_tables
 from deepknee.train import train_grader
 from kneel.authors import is_authors_file, load_landmark_experiment
 from kneel.engine.atomic import DiskFull
@@ -36,12 +37,14 @@ from kneel.engine.log import logged, note
 from kneel.engine.processes import first_to_fail, is_main_process, signed
 from kneel.engine.queue.state import HOPELESS
 from kneel.engine.record import ResumeError, RunExists
+from kneel.engine.same import digests
 from kneel.engine.snapshot import SnapshotError
 from kneel.engine.trainer import TrainingDiverged
 from kneel.engine.transfer import RunUnfinished
 from kneel.experiment import LandmarkExperiment
 from kneel.imaging.radiograph import RadiographError
 from kneel.imaging.schema import AnnotationError
+from kneel.sources import tables_of
 from kneel.train import train_landmarks
 
 Experiment = LandmarkExperiment | GradingExperiment
@@ -135,6 +138,13 @@ def read_experiment(path: Path) -> Experiment:
         return load_landmark_experiment(path)
     task = load_config(path, TaskName).task
     return load_config(path, GradingExperiment if task == "kl" else LandmarkExperiment)
+
+
+def table_digests(experiment: Experiment, root: Path) -> dict[str, str]:
+    """Digest the tables that an experiment's data are told by, as snapshots note them; without those not there."""
+    if isinstance(experiment, GradingExperiment):
+        return grading_tables(experiment, root)
+    return digests(root, tables_of(experiment.data))
 
 
 def run_name(name: str, seed: int | None) -> str:

@@ -76,6 +76,22 @@ def test_resume_of_another_run_shows_the_difference(tmp_path):
         run(tmp_path, task=other, resume=True, epochs=2, schedule="cosine")
 
 
+def test_a_run_of_other_tables_is_not_gone_on_with_and_one_that_noted_none_is(tmp_path):
+    def task(**more):
+        made = Regression()
+        described = made.describe()
+        made.describe = lambda: described | more
+        return made
+
+    run(tmp_path, epochs=2)
+    run(tmp_path, task=task(tables={"a.csv": "1" * 64}), resume=True, epochs=3)  # begun before tables were noted
+    run(tmp_path, task=task(tables={"a.csv": "1" * 64, "b.csv": "3" * 64}), resume=True, epochs=3)
+    with pytest.raises(
+        ResumeError, match=r"another run: a.csv: is not as it was when this was trained \(sha256 then 1+,"
+    ):
+        run(tmp_path, task=task(tables={"a.csv": "2" * 64}), resume=True, epochs=4)
+
+
 def test_a_step_run_is_not_cut_short(tmp_path):
     run(tmp_path, epochs=3)
     with pytest.raises(ResumeError, match=r"training.epochs: stored 3, asked 2"):

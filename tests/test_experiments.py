@@ -333,6 +333,13 @@ def test_the_runner_orders_transfer_trains_and_resumes(tmp_path):
     second = run("experiments_runner.py", *arguments)  # nothing is started again
     assert second.returncode == 0, second.stderr
     assert "start" not in second.stdout
+    table = tmp_path / "train" / "annotations.csv"
+    before = table.read_bytes()
+    table.write_bytes(before + b"\n")  # as a correction would change it
+    corrected = run("experiments_runner.py", *arguments)
+    table.write_bytes(before)
+    assert (corrected.returncode, "done" in corrected.stdout) == (2, False)
+    assert corrected.stderr.count("train/annotations.csv: is not as it was when this was trained") == 2
     longer = (experiments / "b_lc.yaml").read_text().replace("epochs: 1", "epochs: 2")
     (experiments / "b_lc.yaml").write_text(longer.replace("width: 4", "width: 8"))
     refused = run("experiments_runner.py", *arguments)

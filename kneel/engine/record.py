@@ -15,7 +15,7 @@ from kneel.engine.generations import Generations, Stored
 from kneel.engine.optim import flatten_optimizer, restore_optimizer
 from kneel.engine.provenance import code_version
 from kneel.engine.queue.fence import check_owned
-from kneel.engine.same import differences
+from kneel.engine.same import differences, other_tables
 from kneel.engine.snapshot import save_snapshot
 
 Row = dict[str, float]
@@ -227,9 +227,11 @@ class Record:
         self._stored = None
 
     def _check_same(self, stored: Mapping[str, Any], done: int) -> None:
-        ignored = {"epoch", "metrics", "code", "trained_on", "chosen_on"}  # marks say no more than the split's digests
+        # marks say no more than the split's digests, and runs from before tables were noted go on
+        ignored = {"epoch", "metrics", "code", "trained_on", "chosen_on", "tables"}
         old, new = ({key: value for key, value in tree.items() if key not in ignored} for tree in (stored, self._meta))
-        if differ := differences(old, new, done):
+        differ = differences(old, new, done) + other_tables(stored.get("tables"), self._meta.get("tables", {}))
+        if differ:
             raise ResumeError(f"{self.path_last} ({done} epochs) is another run: {'; '.join(differ)}")
 
     def _meta_now(self) -> dict[str, Any]:

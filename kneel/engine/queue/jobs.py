@@ -30,6 +30,8 @@ class Job:
     settings
         What a stored run of this name must have in common with it; compared with the keys of the same name in
         ``last.json`` (see `kneel.engine.same.differences`).
+    tables
+        Digests of what its data are told by; compared with those that ``last.json`` has under ``tables``, if any.
     products
         Files in the folder without which it is not done.
     workload
@@ -44,6 +46,7 @@ class Job:
     monitor: str = ""
     after: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    tables: Mapping[str, str] = field(default_factory=dict, hash=False)
     products: tuple[str, ...] = ()
     workload: float = 1.0
 

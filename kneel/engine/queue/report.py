@@ -9,7 +9,7 @@ from kneel.engine.queue.state import LOG, last_lines, refusals
 
 def refuse(jobs: Sequence[Job]) -> None:
     """
-    Refuse jobs whose folder holds a run with other settings, before anything is started.
+    Refuse jobs whose folder holds a run with other settings or of other data, before anything is started.
 
     Parameters
     ----------
@@ -26,11 +26,11 @@ def refuse(jobs: Sequence[Job]) -> None:
         if differences := tuple(refusals(job)):
             found.setdefault((job.name, differences), []).append(job)
     if found:
-        lines = ["stored runs of the same name have other settings; nothing was started"]
+        lines = ["stored runs of the same name have other settings or other data; nothing was started"]
         for (name, differ), same in found.items():
             folds = " ".join(str(job.fold) for job in same)
             lines += [f"  {name}, fold {folds}  ({same[0].folder.parent})", *(f"    {line}" for line in differ)]
-        lines.append("Give the experiment another name, or move these folders away.")
+        lines.append("Give the experiment another name or another --workdir, or move these folders away.")
         raise PlanError("\n".join(lines))
 
 

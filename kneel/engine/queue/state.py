@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from kneel.engine.atomic import write_atomic
 from kneel.engine.queue.jobs import Job
-from kneel.engine.same import differences, flat
+from kneel.engine.same import differences, flat, other_tables
 
 LOG, STATE, METRICS, READABLE = "train.log", "job.json", "metrics.csv", "last.json"
 HOPELESS = 2  # exit status of a job that would fail again: wrong settings, missing data
@@ -120,12 +120,14 @@ def refusals(job: Job) -> list[str]:
     Returns
     -------
     list of str
-        A line a setting, with both values; empty when it may be gone on with.
+        A line a setting, with both values, and a line a table of its data; empty when it may be gone on with.
     """
     stored = _read_json(job.folder / READABLE)
     if not stored:
         return []
-    return differences({key: stored.get(key) for key in job.settings}, job.settings, int(stored.get("epoch", 0)))
+    asked = {key: stored.get(key) for key in job.settings}
+    changed = other_tables(stored.get("tables"), job.tables)
+    return differences(asked, job.settings, int(stored.get("epoch", 0))) + changed
 
 
 def epochs_over(folder: Path) -> int:
