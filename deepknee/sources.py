@@ -165,7 +165,7 @@ def subject_and_side(path: Path) -> tuple[str, Side]:
     return match["subject"], "L" if match["side"] == "L" else "R"
 
 
-def graded_landmarks(folder: Path) -> dict[Path, NDArray[np.float64]]:
+def graded_landmarks(folder: Path) -> dict[Path, AnnotatedCrop]:
     """Read the landmarks of a graded folder.
 
     Parameters
@@ -175,8 +175,8 @@ def graded_landmarks(folder: Path) -> dict[Path, NDArray[np.float64]]:
 
     Returns
     -------
-    dict of ndarray, shape (16, 2)
-        By picture: (x, y) in its pixels as stored.
+    dict of AnnotatedCrop
+        Rows by picture; that they are of the picture as it lies there now is for `read_graded` to see.
 
     Raises
     ------
@@ -191,7 +191,7 @@ def graded_landmarks(folder: Path) -> dict[Path, NDArray[np.float64]]:
         raise DatasetError(f"{table}: missing, and geometry.follow = landmarks needs it; {how}")
     crops = read_crops(table, folder)
     refuse([f"{table}: says {crop.side} and KL {crop.kl} of {crop.path}" for crop in crops if not _is_named(crop)])
-    return {crop.path: crop.points for crop in crops}
+    return {crop.path: crop for crop in crops}
 
 
 def _is_named(crop: AnnotatedCrop) -> bool:
@@ -227,7 +227,7 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
 
 
 def read_graded(
-    path: Path, geometry: PatchGeometry, contrast: Contrast, landmarks: Mapping[Path, NDArray[np.float64]] | None = None
+    path: Path, geometry: PatchGeometry, contrast: Contrast, landmarks: Mapping[Path, AnnotatedCrop] | None = None
 ) -> GradedKnee:
     """Read one picture of a graded folder.
 
@@ -243,7 +243,7 @@ def read_graded(
     Raises
     ------
     RadiographError
-        The file cannot be read.
+        The file cannot be read, or is another than its landmarks were found on.
     DatasetError
         It is not square or not of 8 bits, or its landmarks are missing or far outside.
     """
@@ -255,7 +255,8 @@ def read_graded(
     else:
         if landmarks is None or path not in landmarks:
             raise DatasetError(f"{path}: not in the table of landmarks")
-        points, size = landmarks[path], np.array(picture.shape[::-1])
+        landmarks[path].check_picture()
+        points, size = landmarks[path].points, np.array(picture.shape[::-1])
         if (np.abs(points - (size - 1) / 2) > size).any():  # further out than half a picture
             raise DatasetError(f"{path}: landmarks lie far outside the picture; put its row in {LANDMARK_TABLE} right")
         roi = geometry.frame_of(points, (1.0, 1.0), side).crop(picture)

@@ -49,10 +49,12 @@ def main() -> int:
         crops = [crop for crop in read_crops(given.table, given.images) if crop.split == given.split]
         if not crops:
             raise AnnotationError(f"{given.table}: no row with split {given.split!r}")
+        for crop in crops:
+            crop.check_picture()
         graded_files = sorted(given.graded.glob("[0-4]/*.png")) if given.graded else []
         if given.graded and not graded_files:
             raise FileNotFoundError(f"{given.graded}: no PNG pictures in folders 0 to 4")
-    except (WeightsError, AnnotationError, OSError) as error:
+    except (WeightsError, AnnotationError, RadiographError, OSError) as error:
         print(f"evaluate_crops: {error}", file=sys.stderr)
         return 2
     localizer = KneeLocalizer.from_snapshots(weights.paths("lc"), weights.paths("hc"))

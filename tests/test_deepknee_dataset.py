@@ -1,3 +1,4 @@
+import hashlib
 from pathlib import Path
 
 import cv2
@@ -18,8 +19,9 @@ from deepknee.sources import (
     subject_and_side,
 )
 from kneel.engine.folds import LeakageError, marked_subjects, subject_marks
+from kneel.imaging.crops import read_crops
 from kneel.imaging.dicom import read_radiograph
-from kneel.imaging.radiograph import normalize_percentiles
+from kneel.imaging.radiograph import RadiographError, normalize_percentiles
 from kneel.imaging.schema import CENTER, read_annotations
 from kneel.phantom.cohort import write_cohort
 
@@ -203,6 +205,29 @@ def test_items_are_patches_and_grade(tmp_path: Path) -> None:
     assert lateral.shape == medial.shape == (1, 30, 30)
     assert grade == 1
     np.testing.assert_array_equal(lateral[0].numpy(), knees.rois[7, 15:45, :30])
+
+
+def test_a_picture_replaced_since_its_landmarks_were_found_is_refused(tmp_path: Path) -> None:
+    """The old points would cut another part of the new picture, and nobody would see it."""
+    for grade in range(5):
+        (tmp_path / str(grade)).mkdir()
+    path, table = tmp_path / "3" / "1R.png", tmp_path / "landmarks.csv"
+    cv2.imwrite(str(path), np.tile(np.arange(104, dtype=np.uint8), (104, 1)))
+    row: dict = {"file": "3/1R.png", "subject_id": 1, "side": "R", "kl": 3, "split": "train", "mm_per_px": 1}
+    row |= {"inverted": 0} | {f"{axis}{number}": 20.0 + 4 * number for number in range(16) for axis in "xy"}
+    geometry = GEOMETRY.model_copy(update={"follow": "landmarks"})
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    for replaced in (False, True):
+        if replaced:
+            cv2.imwrite(str(path), np.tile(np.arange(104, dtype=np.uint8)[::-1], (104, 1)))
+        for said in ({}, {"picture_sha256": ""}, {"picture_sha256": digest}):
+            pd.DataFrame([row | said]).to_csv(table, index=False)
+            if not replaced or not said.get("picture_sha256"):  # tables of before do not say it
+                assert len(load_knees(tmp_path, FOLDER, geometry, "film")) == 1
+    with pytest.raises(DatasetError, match=r"1R\.png: is not the picture .* run locate_landmarks\.py again"):
+        load_knees(tmp_path, FOLDER, geometry, "film")
+    with pytest.raises(RadiographError, match=r"1R\.png: is not the picture"):  # as landmark networks read it
+        read_crops(table, tmp_path)[0].read()
 
 
 @pytest.mark.parametrize(

@@ -79,12 +79,17 @@ def test_from_pictures_to_rois(graded):
     assert not list(folder.glob("*.part"))
 
     rows = (folder / "landmarks.csv").read_text().splitlines()
-    by_hand = rows[1].rsplit(",", 4)[0].replace("12.345", "12.5") + ",1,,,"  # no word of whose weights
+    by_hand = rows[1].rsplit(",", 5)[0].replace("12.345", "12.5") + ",1,,,,"  # no word of whose weights
     (folder / "landmarks.csv").write_text("\n".join([rows[0], by_hand]) + "\n")
     assert locate(folder).returncode == 0
     again = (folder / "landmarks.csv").read_text().splitlines()
     assert by_hand in again
     assert len(again) == 3
+
+    for name in ("7R", "8L"):  # the row by hand says nothing of its picture
+        cv2.imwrite(str(folder / "2" / f"{name}.png"), np.zeros((224, 224), np.uint8))
+    with pytest.raises(DatasetError, match=r"is not the picture that its points in the table were found on"):
+        load_knees(folder, GradedFolderSource(source="graded_folder"), FOLLOWING, "film")
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ The layout of the public Chen 2018 set, ``{split}/{kl}/{subject}{side}.png``, wi
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from kneel.imaging.schema import LANDMARKS, AnnotationError
 
 _POINTS = tuple(f"{axis}{number}" for number in range(len(LANDMARKS)) for axis in "xy")
 COLUMNS = ("file", "subject_id", "side", "kl", "split", "mm_per_px", "inverted", *_POINTS)
+PICTURE = "picture_sha256"  # a column that a table may have
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class AnnotatedCrop:
         Whether bone is dark in the stored picture.
     points : ndarray, shape (16, 2)
         (x, y) in pixels of the picture as stored, order of `kneel.imaging.schema.LANDMARKS`.
+    picture_sha256 : str
+        Of the file that the points were found on; empty where the table does not say it.
     """
 
     path: Path
@@ -54,6 +58,23 @@ class AnnotatedCrop:
     mm_per_px: float
     inverted: bool
     points: NDArray[np.float64]
+    picture_sha256: str = ""
+
+    def check_picture(self) -> None:
+        """Refuse a picture that was replaced since its points were found; of a missing one its reader will say so.
+
+        Raises
+        ------
+        RadiographError
+            It is another file than the table's.
+        """
+        if not self.picture_sha256 or not self.path.is_file():
+            return
+        if hashlib.sha256(self.path.read_bytes()).hexdigest() != self.picture_sha256:
+            raise RadiographError(
+                f"{self.path}: is not the picture that its points in the table were found on ({PICTURE} is another): "
+                "run locate_landmarks.py again; where the row is yours and right, empty that column"
+            )
 
     def read(self) -> NDArray[np.uint8]:
         """Read the picture, bright bone.
@@ -66,8 +87,9 @@ class AnnotatedCrop:
         Raises
         ------
         RadiographError
-            As `read_grey`.
+            As `check_picture` and `read_grey`.
         """
+        self.check_picture()
         grey = read_grey(self.path)
         return 255 - grey if self.inverted else grey
 
@@ -105,7 +127,8 @@ def read_crops(table: str | os.PathLike[str], images: str | os.PathLike[str]) ->
     Parameters
     ----------
     table : path_like
-        CSV with columns file, subject_id, side, kl, split, mm_per_px, inverted (0 or 1), x0, y0 ... x15, y15.
+        CSV with columns file, subject_id, side, kl, split, mm_per_px, inverted (0 or 1), x0, y0 ... x15, y15; it may
+        have picture_sha256.
     images : path_like
         Folder that the column ``file`` starts from.
 
@@ -138,7 +161,7 @@ def _parse(row: dict[str, str], images: Path, where: str) -> AnnotatedCrop:
     side: Side = "L" if row["side"] == "L" else "R"
     inverted = row["inverted"] == "1"
     who = row["subject_id"], side, int(row["kl"]), row["split"]
-    return AnnotatedCrop(images / row["file"], *who, mm_per_px, inverted, points)
+    return AnnotatedCrop(images / row["file"], *who, mm_per_px, inverted, points, row.get(PICTURE) or "")
 
 
 def _number(row: dict[str, str], column: str, where: str) -> float:

@@ -2,7 +2,8 @@
 """Find the 16 landmarks of every knee of a graded folder {0..4}/{subject}{L or R}.png, for grading that follows them.
 
 Writes DIR/landmarks.csv beside the five folders (columns of kneel/imaging/crops.py; then the networks' confidence,
-flags and id, and a digest of what the row was made from), and DIR/landmarks_problems.csv: missing, every knee that was
+flags and id, a digest of what the row was made from, and that of the picture, by which training refuses a picture that
+was replaced since), and DIR/landmarks_problems.csv: missing, every knee that was
 not found; note, those that are in the table and trained on though the networks doubt their side, size or place. Started
 again, it goes on where it stopped; rows of another picture, of other networks or of other code are made anew. Rows of
 landmarks.csv without a word in the column weights are yours: they stay, those that you write while it runs as well, and
@@ -35,7 +36,7 @@ from deepknee.polarity import has_dark_bone, inverted
 from deepknee.sources import LANDMARK_TABLE, DatasetError, graded_files
 from deepknee.weights import WeightsError, find_weights
 from kneel.finding import FINDS
-from kneel.imaging.crops import COLUMNS
+from kneel.imaging.crops import COLUMNS, PICTURE
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.finished import code_digest
 from kneel.imaging.geometry import Side
@@ -44,7 +45,7 @@ from kneel.imaging.radiograph import RadiographError
 from kneel.imaging.writing import write_whole
 from kneel.localize import KneeLocalizer
 
-MORE = ("confidence", "flags", "weights", "made_from")
+MORE = ("confidence", "flags", "weights", "made_from", PICTURE)
 CODE = [
     *FINDS,
     Path(kneel.imaging.__file__).parent,
@@ -207,7 +208,8 @@ def locate(task: Task) -> dict[str, str] | Problem:
     points = [f"{value:.3f}" for value in knee.landmarks.ravel()]
     kl, size, polarity = path.parent.name, f"{TIBIAL_WIDTH_MM / width:.5f}", str(int(dark))
     values = [file, subject, side, kl, path.parent.parent.name, size, polarity, *points]
-    more = [f"{knee.confidence:.4f}", ";".join(knee.flags), task.weights, task.origin]
+    picture = hashlib.sha256(content(path)).hexdigest()
+    more = [f"{knee.confidence:.4f}", ";".join(knee.flags), task.weights, task.origin, picture]
     return dict(zip([*COLUMNS, *MORE], [*values, *more], strict=True))
 
 
