@@ -15,13 +15,13 @@ from pydantic import Field
 from deepknee.intensity import Contrast, adjust_contrast
 from deepknee.model import GRADES
 from deepknee.patches import PatchGeometry
-from deepknee.polarity import has_dark_bone
+from deepknee.polarity import has_dark_bone, inverted, knees_are_dark
 from kneel.engine.config import Settings
 from kneel.imaging.cohort import CohortFilm
 from kneel.imaging.crops import AnnotatedCrop, read_crops
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.geometry import Side
-from kneel.imaging.radiograph import RadiographError, normalize_percentiles
+from kneel.imaging.radiograph import Radiograph, RadiographError, normalize_percentiles
 
 LANDMARK_TABLE = "landmarks.csv"  # what scripts/data_stuff/locate_landmarks.py writes; columns of kneel.imaging.crops
 _NAMED = "SUBJECT followed by L or R and .png"
@@ -271,7 +271,7 @@ def _resize(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def read_film(film: CohortFilm, geometry: PatchGeometry, contrast: Contrast) -> list[GradedKnee]:
-    """Cut the annotated knees out of one film.
+    """Cut the annotated knees out of one film; one whose knees have dark bone is inverted, as reading does.
 
     Parameters
     ----------
@@ -291,14 +291,20 @@ def read_film(film: CohortFilm, geometry: PatchGeometry, contrast: Contrast) -> 
     spacing = radiograph.spacing_mm
     if spacing is None:
         raise RadiographError(f"{film.path}: no spacing, so annotations in mm cannot be placed on it")
-    picture = np.rint(255 * normalize_percentiles(radiograph.pixels, padding=radiograph.padding)).astype(np.uint8)
+    picture, points = _grey(radiograph), [knee.film_points(spacing) for knee in film.knees]
+    if knees_are_dark(picture, points):
+        picture = _grey(inverted(radiograph))
     knees = []
-    for knee in film.knees:
+    for knee, at in zip(film.knees, points, strict=True):
         look, scale = radiograph.look_of(knee.side), radiograph.roi_spacing_mm or spacing
-        roi = geometry.frame_of(knee.film_points(spacing), scale, look).crop(picture)
+        roi = geometry.frame_of(at, scale, look).crop(picture)
         name = f"{film.path}, knee {knee.side}"
         knees.append(GradedKnee(adjust_contrast(roi, contrast, geometry), knee.kl, knee.subject_id, name))
     return knees
+
+
+def _grey(film: Radiograph) -> NDArray[np.uint8]:
+    return np.rint(255 * normalize_percentiles(film.pixels, padding=film.padding)).astype(np.uint8)
 
 
 def refuse(problems: Sequence[str]) -> None:

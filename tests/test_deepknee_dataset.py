@@ -1,9 +1,11 @@
 import hashlib
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 import torch
 
@@ -183,6 +185,25 @@ def test_cohort_films_are_cut_around_the_joint_centre(cohort: Path) -> None:
         rows = np.rint(y + steps / row_mm).astype(int)
         expected = grey[np.ix_(rows, columns)]
         assert np.corrcoef(expected.ravel(), roi.ravel().astype(float))[0, 1] > 0.97
+
+
+def test_films_with_a_wrong_photometric_interpretation_are_righted(cohort: Path, tmp_path: Path) -> None:
+    """Else a negative would be trained on and evaluated, which graded folders and reading put right."""
+    source = PhantomSource(source="phantom")
+    expected = load_knees(cohort / "train", source, GEOMETRY, "film")
+    shutil.copytree(cohort / "train", tmp_path / "train")
+    wrong = sorted((tmp_path / "train" / "films").glob("*.dcm"))[1:]
+    for path in wrong:
+        dataset = pydicom.dcmread(path)
+        dark = dataset.PhotometricInterpretation == "MONOCHROME1"
+        dataset.PhotometricInterpretation = "MONOCHROME2" if dark else "MONOCHROME1"
+        dataset.PresentationLUTShape = "IDENTITY" if dark else "INVERSE"
+        dataset.save_as(path)
+    assert np.mean(read_radiograph(wrong[0]).pixels) != np.mean(
+        read_radiograph(cohort / wrong[0].relative_to(tmp_path)).pixels
+    )
+    righted = load_knees(tmp_path / "train", source, GEOMETRY, "film")
+    np.testing.assert_allclose(righted.rois.astype(int), expected.rois.astype(int), atol=2)
 
 
 def test_folds_of_a_cohort_partition_its_subjects(cohort: Path) -> None:
