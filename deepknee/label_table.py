@@ -88,7 +88,7 @@ def read_labels(path: Path, knees: GradedKnees, folder: Path, val: GradedKnees) 
     Raises
     ------
     PredictionTableError
-        The table cannot be used, is not the one of its note, or lacks knees.
+        The table cannot be used, is of networks and without a note, is not the one of its note, or lacks knees.
     LeakageError
         A network that made it was trained on validation subjects.
     OSError
@@ -99,6 +99,11 @@ def read_labels(path: Path, knees: GradedKnees, folder: Path, val: GradedKnees) 
             f"{path}: no such file, and the experiment asks for it (labels); scripts/label_kl.py writes one"
         )
     read = read_predictions(path)
+    if read.members is not None and not _note(path).exists():
+        raise PredictionTableError(
+            f"{path}: has the answers of several networks (m0_p0 ...) and no {_note(path).name} beside it that says "
+            "whom they were trained on: scripts/label_kl.py writes both; of readers' votes leave these columns out"
+        )
     _check_teachers(path, val)
     where = {knee: row for row, knee in enumerate(read.knees.knee)}
     names = knees.names_within(folder)

@@ -8,7 +8,7 @@ import pytest
 
 from deepknee.dataset import GradedKnees
 from deepknee.label_table import check_replaceable, describe_labels, read_labels, teachers_marks, write_labels
-from deepknee.predictions import GradePredictions, PredictionTableError
+from deepknee.predictions import GradePredictions, PredictionTableError, write_predictions
 from deepknee.unseen import Training
 from kneel.engine.folds import LeakageError, subject_marks
 
@@ -92,6 +92,16 @@ def test_readers_votes_need_no_note_and_another_tables_note_is_refused(tmp_path:
         check_replaceable(path)
     assert read_labels(path, KNEES, FOLDER, VAL).shape == (4, 5)
     assert "teachers" not in describe_labels(path)
+
+
+def test_what_evaluate_kl_wrote_does_not_pass_for_readers_votes(tmp_path: Path) -> None:
+    """Its predictions.csv has the same layout, and nothing says whom its networks had seen."""
+    labels, path = labels_of(KNEES), tmp_path / "labels.csv"
+    write_predictions(path, replace(labels, members=np.stack([labels.probabilities] * 2)))
+    with pytest.raises(PredictionTableError, match=r"no labels\.json beside it .* scripts/label_kl\.py writes both"):
+        read_labels(path, KNEES, FOLDER, VAL)
+    write_labels(path, replace(labels, members=np.stack([labels.probabilities] * 2)), [teacher("abcd")])
+    assert read_labels(path, KNEES, FOLDER, VAL).shape == (4, 5)
 
 
 def test_a_table_that_is_not_there_is_named_with_what_writes_it(tmp_path: Path) -> None:
