@@ -220,9 +220,12 @@ def _choice(trainings: Sequence[Training], subjects: Sequence[str], grades: Sequ
 def _told(found: Sequence[set[str] | None], subjects: Sequence[str], every: str, some: str, unknown: str) -> str:
     """Say of subjects that snapshots note, None where one notes nothing, whether they are all, some, or not known."""
     noted, silent = set().union(*filter(None, found)), found.count(None)
+    words = [unknown.format(few=silent, all=len(found))] if silent else []
+    if noted == set(subjects) and not silent:
+        return every
     if noted:
-        return every if noted == set(subjects) else some.format(few=len(noted), all=len(set(subjects)))
-    return unknown.format(few=silent, all=len(found)) if silent else ""
+        words.insert(0, some.format(few=len(noted), all=len(set(subjects))))
+    return " ".join(words)
 
 
 def held_out(
@@ -272,12 +275,13 @@ def _held_choice(
 ) -> str:
     """Say whether the knees that a network held out chose its epoch."""
     chose = [training.chose(subjects, grades) for training in trainings]
-    if None in chose:
-        return _CHOICE_UNKNOWN.format(few=chose.count(None), all=len(chose))
+    words = [_CHOICE_UNKNOWN.format(few=chose.count(None), all=len(chose))] if None in chose else []
     own = {subject for subject, number in zip(subjects, which, strict=True) if subject in (chose[number] or ())}
     if own == set(subjects):
         return "The knees that a network held out chose its epoch."
-    return f"Knees of {len(own)} of the {len(set(subjects))} subjects chose the epoch of that network." if own else ""
+    if own:
+        words.insert(0, f"Knees of {len(own)} of the {len(set(subjects))} subjects chose the epoch of that network.")
+    return " ".join(words)
 
 
 def _names(subjects: Iterable[str]) -> str:

@@ -262,8 +262,14 @@ def test_who_chose_the_epoch_is_told_as_far_as_it_is_known() -> None:
     assert check_unseen([noted], ["c"], [0], "there").endswith("in the training of a network.")
     before = Training("a", subject_marks(["t"]), split=split)
     assert said(before, "a", "b") == "Their knees chose the epoch of the networks."
+    dumb = "Whether their knees chose the epoch is not noted in {} of {} snapshots."
     for subjects in (("a",), ("a", "b", "c"), ("c",)):
-        assert said(before, *subjects) == "Whether their knees chose the epoch is not noted in 1 of 1 snapshots."
+        assert said(before, *subjects) == dumb.format(1, 1)
+    for subjects in (["a"], ["b", "c"]):  # of the one they did, of the other it is not known
+        found = check_unseen([noted, before], subjects, [0] * len(subjects), "there").partition("of a network. ")[2]
+        assert (
+            found == f"Knees of 1 of these {len(subjects)} subjects chose the epoch of a network. {dumb.format(1, 2)}"
+        )
 
 
 def test_whose_knees_the_calibration_was_fitted_on_is_told_as_far_as_it_is_known() -> None:
@@ -282,6 +288,9 @@ def test_out_of_fold_says_of_whose_knees_chose_the_epoch_what_is_known() -> None
     assert said(Training("1", a, b), Training("2", b, a)) == "The knees that a network held out chose its epoch."
     assert said(Training("1", a, other), Training("2", b, other)) == ""
     assert said(Training("1", a, b), Training("2", b, other)).startswith("Knees of 1 of the 2 subjects chose")
-    assert said(Training("1", a, b), Training("2", b)).endswith("is not noted in 1 of 2 snapshots.")
+    both = said(Training("1", a, b), Training("2", b))
+    assert both.startswith("Knees of 1 of the 2 subjects chose the epoch of that network. Whether their knees")
+    assert both.endswith("is not noted in 1 of 2 snapshots.")
+    assert said(Training("1", a, other), Training("2", b)).startswith("Whether their knees chose the epoch is not")
     with pytest.raises(LeakageError, match="2: was trained on none of the subjects of there"):
         said(Training("1", a + b), Training("2", other, other))
