@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from kneel.imaging.finished import RECORDS, Cutting, code_digest, cut_films, row_fault, strangers
+from kneel.imaging.finished import RECORDS, Cutting, SameName, code_digest, cut_films, row_fault, strangers
 from kneel.imaging.preparing import encode_png
 
 
@@ -80,6 +80,13 @@ def test_what_is_finished_is_left_alone(films):
     assert films(A, B) == ["a", "b"]
     assert films(A, B) == []
     assert films(A, Task("b", 30)) == ["b"]
+
+
+def test_two_films_of_one_name_are_refused(films, tmp_path):
+    """The record of the one would vouch for the pictures of the other."""
+    with pytest.raises(SameName, match="1 names are of several films, as a "):
+        films(A, B, Task("a", 20))
+    assert not (tmp_path / "out").exists()
 
 
 def test_other_code_cuts_everything_again(films, tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,10 @@ from kneel.imaging.preparing import Problem, picture_fault, run_tasks
 from kneel.imaging.writing import write_whole
 
 RECORDS = "records"
+
+
+class SameName(ValueError):
+    """Two films whose records would have one name."""
 
 
 class CutKnee(Protocol):
@@ -114,7 +119,17 @@ def cut_films(
         Of every task, by its name.
     skipped : int
         Number of tasks that an earlier run had finished.
+
+    Raises
+    ------
+    SameName
+        Two tasks have one name: one's record would vouch for the pictures of the other.
     """
+    times = Counter(task.name for task in tasks)
+    if twice := [name for name, count in times.items() if count > 1]:
+        raise SameName(
+            f"{len(twice)} names are of several films, as {twice[0]} (where folders are joined by _): rename one"
+        )
     (out / RECORDS).mkdir(parents=True, exist_ok=True)
     code = code_digest([Path(__file__).parent, *how.code])
     records = {task.name: record for task in tasks if (record := _finished(out, task, how, code)) is not None}

@@ -37,7 +37,7 @@ from deepknee.grading_set import PROBLEMS, GradingSet, prepare_grading_set
 from deepknee.readings import COLUMNS, Columns, ReadingsError, read_readings
 from deepknee.roi_row import KNEES
 from kneel.finding import FINDS
-from kneel.imaging.finished import code_digest
+from kneel.imaging.finished import SameName, code_digest
 from kneel.imaging.oai import ContentsError
 from kneel.imaging.preparing import Problem, exit_status, tell_problem
 from kneel.imaging.radiograph import Radiograph
@@ -50,7 +50,7 @@ class NetworksError(ValueError):
     """Networks that cannot be had."""
 
 
-REFUSALS = (ContentsError, DownloadError, ReadingsError, ListError, NetworksError, argparse.ArgumentTypeError)
+REFUSALS = (ContentsError, DownloadError, ReadingsError, ListError, NetworksError, SameName, argparse.ArgumentTypeError)
 
 
 class Networks:
