@@ -43,7 +43,8 @@ class TrainingConfig(Settings):
         ``adam`` (decay added to the gradient), ``adamw`` (decoupled decay) or ``sgd``; `momentum` is for ``sgd``.
     schedule, milestones, gamma, warmup_epochs
         ``step``: the rate is multiplied by `gamma` when as many epochs as each of `milestones` are over.
-        ``cosine``: half a cosine down to 0 at the last step. Either may rise linearly over `warmup_epochs` first.
+        ``cosine``: half a cosine that would reach 0 one step after the last. Either may rise linearly over
+        `warmup_epochs` first.
     swa_start, swa_frequency, swa_learning_rate
         Stochastic weight averaging: from the end of epoch `swa_start` + `swa_frequency` on, the weights after every
         `swa_frequency` epochs are averaged, and what is judged and kept as the best is the average, its batch norms
