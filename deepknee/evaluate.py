@@ -187,9 +187,9 @@ def _cross_fitted(crossed: CrossFit, grades: NDArray[np.int64], bootstrap: Subje
     first = _table("cross-fitted", names, np.array([entropy, error]), np.stack([entropies, errors], axis=1))
     floor = chance_error(crossed.probabilities[0])
     chance = _table("cross-fitted", [CHANCE], floor.mean(), floor[:, None])
-    fits = {"temperature": crossed.temperatures, "threshold": crossed.thresholds}
+    fits = {"further temperature": crossed.temperatures, "threshold": crossed.thresholds}
     spread = [
-        {"group": "cross-fitted", "figure": f"{name}, lowest and highest of the halves"}
+        {"group": "cross-fitted", "figure": f"{name}, mean (lowest to highest of the halves)"}
         | dict(zip(("value", "low", "high"), (each.mean(), each.min(), each.max()), strict=True))
         for name, each in fits.items()
     ]

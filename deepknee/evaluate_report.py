@@ -20,12 +20,14 @@ one together."""
 GRADING = f"""The grade is the likeliest of the five; errors are in grades. Balanced accuracy is the mean recall. AUC
 and average precision are of P(KL >= 2). Expected calibration error: the gap between the probability of the likeliest
 grade and the share of knees graded right, over {BINS} bins of equal width, weighted by their knees. Chance alone
-makes it greater than 0, and resampling adds to it, so its interval lies high."""
+makes it greater than 0, and resampling adds to it, so its interval lies high. Where the same knees chose the epoch of
+the networks, all figures are a little optimistic, here and below; where they fitted the temperature, cross-entropy and
+calibration error of this table are."""
 CROSSED = """Every knee judged by a temperature and a threshold that were fitted on the other half of the subjects;
 mean over ten ways to halve them. The set of a knee is the run of neighbouring grades of `deepknee/conformal.py`, made
 to hold the true grade of {coverage:.3g} % of knees, on average over all grades; the rows by KL say for which grades
-it does. A knee is abstained from where its set holds more than {largest} grades. If the same knees chose the epoch of
-the networks, the figures are a little optimistic all the same."""
+it does. A knee is abstained from where its set holds more than {largest} grades. The further temperature is what the
+halves would divide these answers by beyond that which the networks hold; 1 leaves them."""
 STORED = "The sets that the snapshots themselves gave; a fair test only on knees that they were not fitted on."
 COMPARED = """Same knees, same resamples of the subjects for both: the interval is that of the difference. "yes" where
 it leaves out 0; of twenty figures of equal models, one does so by chance."""

@@ -29,7 +29,9 @@ FLAG_WORDS = {
     "nominal_scale": "The film carries no pixel spacing; its scale was guessed from the size of the knee.",
     "reversed_columns": "The header says that the film is seen from behind: check left and right.",
     "upside_down": "The header says that the film lies upside down; the knee was read, and is shown, turned over.",
-    "orientation_uncertain": "By its header the film lies upside down or on its side, but its knees look upright.",
+    "orientation_uncertain": "The header says that the film lies upside down, but its knees look upright.",
+    "on_side": "By its header the film lies on its side; it was read as it stands. Where the picture shows a lying leg, "
+    "do not use this reading: the grade of a lying knee means nothing.",
     "dark_bone": "Bone is dark on this picture; it was read inverted.",
     "roi_outside_film": "Part of the knee lies outside the film.",
     "side_from_name": "Left or right was taken from the file name.",
@@ -233,7 +235,7 @@ def _foot(made_by: Mapping[str, Any]) -> str:
         f"<footer><p>{NOTICE} Knees are shown as on the film, upright; left knees are not mirrored. Circles are the 16 "
         f"landmarks, lines the bones' outlines through them. Attention is {attention}: where the networks found what "
         "speaks for the grade, not a proof of disease. Pixel spacing at detector is that of the "
-        "detector: a knee appears 5 to 15 % larger there, but where its card says that this was divided out. "
+        "detector: a knee appears 5 to 15 % larger there, except where its card says that this was divided out. "
         "Full-size pictures, JSON and CSV lie beside this file.</p>"
         f"<p>Read by {escape(_made_by(made_by))}</p></footer>\n"
     )

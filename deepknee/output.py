@@ -23,24 +23,25 @@ CRASHED = "reading it crashed the worker process (out of memory, or a broken dec
 
 
 def no_knee(film: Radiograph) -> str:
-    """Say why a film has no reading on which no knee was found: it lies on its side, or its spacing may be wrong.
+    """Say why a film has no reading on which no knee was found: what of its header may be wrong, or how it may lie.
 
     Examples
     --------
     >>> import numpy as np
     >>> pixels = np.zeros((2, 2), np.uint8)
     >>> no_knee(Radiograph(pixels, spacing_mm=(1.0, 1.0)))
-    'no knee found at its spacing of 1 x 1 mm; if that is wrong, give another with --spacing'
+    'no knee found at its spacing of 1 x 1 mm: if that is wrong, give another with --spacing; a film must stand upright'
     >>> no_knee(Radiograph(pixels))
-    'no knee found'
+    'no knee found; a film must stand upright'
     """
-    if film.on_side is not None:
-        tag = f"{name_tag('PatientOrientation')} is {film.on_side}"
-        return f"no knee found: {tag}, so the film lies on its side; turn it upright"
-    if film.spacing_mm is None:
-        return "no knee found"
-    size = " x ".join(f"{length:.4g}" for length in film.spacing_mm)
-    return f"no knee found at its spacing of {size} mm; if that is wrong, give another with --spacing"
+    said = "no knee found"
+    if film.spacing_mm is not None:
+        size = " x ".join(f"{length:.4g}" for length in film.spacing_mm)
+        said += f" at its spacing of {size} mm: if that is wrong, give another with --spacing"
+    if film.on_side is None:
+        return f"{said}; a film must stand upright"
+    tag = f"{name_tag('PatientOrientation')}, {film.on_side},"
+    return f"{said}; by {tag} the film lies on its side: if it does, turn it upright"
 
 
 class FolderError(ValueError):

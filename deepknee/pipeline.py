@@ -293,7 +293,7 @@ def _flags(radiograph: Radiograph, frame: RoiFrame) -> list[str]:
     inside = np.clip(np.minimum(high, last) - np.maximum(low, -0.5), 0, None)
     flags = ["roi_outside_film"] if 1 - inside.prod() / (high - low).prod() > _OUTSIDE_SHARE else []
     if radiograph.on_side is not None:
-        flags.append("orientation_uncertain")
+        flags.append("on_side")
     if radiograph.magnification_ignored:
         flags.append("magnification_ignored")
     if radiograph.other_view is not None:  # a header that contradicts itself names no view

@@ -133,7 +133,7 @@ def graded_files(folder: Path) -> list[Path]:
     ------
     DatasetError
         A grade's folder is missing, a file's name is not ``{subject}{L|R}.png`` or that of a ROI with a table, or a
-        knee has several grades.
+        knee is there twice, be it under two grades.
     """
     missing = [str(grade) for grade in range(GRADES) if not (folder / str(grade)).is_dir()]
     if missing:
@@ -146,8 +146,8 @@ def graded_files(folder: Path) -> list[Path]:
             f"{cut[0]}: is named as create_grading_dataset.py names ROIs, whose left knees are mirrored already and of "
             "which a table tells the subjects: name the folder of knees.csv instead (source: graded_rois)"
         )
-    times = Counter(path.name for path in paths)
-    refuse([f"{path}: the same knee lies in the folder of another grade" for path in paths if times[path.name] > 1])
+    times = Counter(map(subject_and_side, paths))
+    refuse([f"{path}: this knee is there more than once" for path in paths if times[subject_and_side(path)] > 1])
     return paths
 
 
@@ -254,7 +254,7 @@ def read_graded(
         roi = _resize(picture if side == "R" else picture[:, ::-1], geometry.roi_px)
     else:
         if landmarks is None or path not in landmarks:
-            raise DatasetError(f"{path}: not in the table of landmarks")
+            raise DatasetError(f"{path}: not in the table of landmarks; locate_landmarks.py completes it")
         landmarks[path].check_picture()
         points, size = landmarks[path].points, np.array(picture.shape[::-1])
         if (np.abs(points - (size - 1) / 2) > size).any():  # further out than half a picture

@@ -6,7 +6,7 @@
 #   WORKDIR      where all runs go (default: workdir)
 #   JOBS         processes that look for landmarks (default: 2)
 #   MEMBERS      experiments of kl_experiments/ whose networks are averaged (default: those of the networks that ship)
-#   STARTS       experiments that MEMBERS go on from (default: none where MEMBERS is given)
+#   STARTS       experiments that MEMBERS go on from, what their files call transfer (default: none where MEMBERS is given)
 #
 # Started again it goes on where it stopped; see run_experiments.sh for the other settings.
 # Example:  DATA_ROOT=/data/chen2018 WORKDIR=/data/runs scripts/run_chen2018.sh
@@ -19,20 +19,28 @@ export DATA_ROOT WORKDIR
 python=$here/.venv/bin/python
 [ -x "$python" ] || python=python3
 if [ -z "${MEMBERS:-}" ]; then
-    STARTS="chen2018_small chen2018_aligned_seed_42 chen2018_aligned_seed_84"
+    STARTS=${STARTS:-chen2018_small chen2018_aligned_seed_42 chen2018_aligned_seed_84}
     MEMBERS="chen2018_robust_seed_42 chen2018_robust_seed_84 chen2018_joint_seed_42 chen2018_joint_seed_84"
 fi
 
 locate() {
     "$python" "$here/scripts/data_stuff/locate_landmarks.py" --images "$DATA_ROOT/$1" --jobs "$JOBS" && return
-    echo "run_chen2018.sh: $DATA_ROOT/$1/landmarks_problems.csv says which knees have no landmarks and what to do" >&2
-    exit 1
+    status=$?
+    [ $status != 1 ] ||
+        echo "run_chen2018.sh: $DATA_ROOT/$1/landmarks_problems.csv says which knees have no landmarks and what to do" >&2
+    exit $status
 }
+
+experiments=""
+for name in ${STARTS:-} $MEMBERS; do
+    experiments+=:$here/kl_experiments/$name.yaml
+    [ -f "$here/kl_experiments/$name.yaml" ] && continue
+    echo "run_chen2018.sh: no kl_experiments/$name.yaml; MEMBERS and STARTS take the names of such files" >&2
+    exit 2
+done
 locate train
 locate val
 
-experiments=""
-for name in ${STARTS:-} $MEMBERS; do experiments+=:$here/kl_experiments/$name.yaml; done
 EXPERIMENTS=${experiments#:} "$here/run_experiments.sh"
 
 networks=()

@@ -142,11 +142,20 @@ def test_what_stands_before_the_side_is_not_of_the_subject(name: str) -> None:
     assert (subject, side) == ("9000099", "L")
 
 
-def test_a_knee_of_two_grades_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("again", ["4/1L", "4/1_L", "0/1-L"])
+def test_a_knee_that_is_there_twice_is_refused(tmp_path: Path, again: str) -> None:
     write_graded(tmp_path, "train", 1)
-    cv2.imwrite(str(tmp_path / "train" / "4" / "1L.png"), knee_picture())
-    with pytest.raises(DatasetError, match=r"(?s)2 pictures.*0/1L\.png: the same knee.*4/1L\.png: the same knee"):
+    cv2.imwrite(str(tmp_path / "train" / f"{again}.png"), knee_picture())
+    with pytest.raises(DatasetError, match=r"2 pictures cannot be used") as refused:
         graded_files(tmp_path / "train")
+    assert all(f"{name}.png: this knee is there more than once" in str(refused.value) for name in ("0/1L", again))
+
+
+def test_both_knees_of_a_subject_may_have_two_grades(tmp_path: Path) -> None:
+    write_graded(tmp_path, "train", 1)
+    for name in ("4/100R", "3/100_L"):
+        cv2.imwrite(str(tmp_path / "train" / f"{name}.png"), knee_picture())
+    assert len(graded_files(tmp_path / "train")) == 22
 
 
 def split(root: Path, source: GradedFolderSource | PhantomSource, fold: int = 0):

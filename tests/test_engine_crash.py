@@ -293,7 +293,8 @@ def test_two_damaged_snapshots_are_both_named_and_nothing_is_lost(tmp_path):
     emptied(files.last_before)
     before = contents(files.folder)
     with pytest.raises(
-        SnapshotError, match=r"last\.safetensors: .*; .*last\.safetensors\.previous: .*: --overwrite starts over"
+        SnapshotError,
+        match=r"last\.safetensors: .*; .*last\.safetensors\.previous: .*: train.py --overwrite starts over",
     ):
         run(tmp_path, epochs=3, resume=True)
     assert contents(files.folder) == before

@@ -134,7 +134,7 @@ def test_a_run_of_before_augment_on_is_not_gone_on_with_where_its_pictures_would
         run(tmp_path, name, kind(), epochs=2, resume=True)
     run(tmp_path, "plain", Regression(), epochs=3, resume=True)
     with pytest.raises(
-        ResumeError, match=r"last\.safetensors was begun when .* in another way; --overwrite starts over"
+        ResumeError, match=r"last\.safetensors was begun when .* in another way; train.py --overwrite starts over"
     ):
         run(tmp_path, "deferring", Normed(), epochs=3, resume=True)
 

@@ -87,7 +87,7 @@ def test_from_pictures_to_rois(graded):
     assert len(again) == 3
 
     for name in ("7R", "8L"):  # the row by hand says nothing of its picture
-        cv2.imwrite(str(folder / "2" / f"{name}.png"), np.zeros((224, 224), np.uint8))
+        cv2.imwrite(str(folder / "2" / f"{name}.png"), np.eye(224, dtype=np.uint8))
     with pytest.raises(DatasetError, match=r"is not the picture that its points in the table were found on"):
         load_knees(folder, GradedFolderSource(source="graded_folder"), FOLLOWING, "film")
 

@@ -188,13 +188,14 @@ def test_another_view_than_frontal_is_flagged(view, other, flags):
 
 def test_a_knee_on_a_film_that_is_to_lie_on_its_side_is_flagged():
     (knee,) = read(RIGHT, on_side="F\\R").knees
-    assert knee.flags == ("orientation_uncertain",)
+    assert knee.flags == ("on_side",)
 
 
 def test_a_film_on_its_side_without_a_knee_names_the_tag():
     said = no_knee(film(on_side="F\\R"))
-    assert said.startswith("no knee found: (0020,0020) Patient Orientation is F\\R, so the film lies on its side")
-    assert "spacing" not in said
+    tag = "(0020,0020) Patient Orientation, F\\R,"
+    assert said.startswith("no knee found at its spacing of ")
+    assert said.endswith(f"; by {tag} the film lies on its side: if it does, turn it upright")
 
 
 def test_a_magnification_that_was_not_divided_out_is_flagged():

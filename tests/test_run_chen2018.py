@@ -29,10 +29,19 @@ def settings():
 @pytest.fixture
 def calls(tmp_path, settings):
     """Run the command over an empty set with a test part; what it called, and the experiments it asked for."""
+    assert run(tmp_path, settings).returncode == 0
+    return called(tmp_path)
+
+
+def called(tmp_path):
+    return [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
+
+
+def run(tmp_path, settings, stand_in=STAND_IN):
     here, data = tmp_path / "a copy", tmp_path / "the data"
     interpreter = here / ".venv" / "bin" / "python"
     interpreter.parent.mkdir(parents=True)
-    interpreter.write_text(STAND_IN.format(calls=str(tmp_path / "calls")))
+    interpreter.write_text(stand_in.format(calls=str(tmp_path / "calls")))
     interpreter.chmod(0o755)
     for name in ("scripts", "kl_experiments", "run_experiments.sh"):
         (here / name).symlink_to(ROOT / name)
@@ -40,8 +49,7 @@ def calls(tmp_path, settings):
         (data / part).mkdir(parents=True)
     places = {"DATA_ROOT": str(data), "WORKDIR": str(tmp_path / "runs"), "VISDOM_SERVER": "none"}
     environment = {**os.environ, **places, **settings}
-    subprocess.run([here / "scripts" / "run_chen2018.sh"], env=environment, check=True)
-    return [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
+    return subprocess.run([here / "scripts" / "run_chen2018.sh"], env=environment, capture_output=True, text=True)
 
 
 def test_every_step_is_called_with_what_the_one_before_made(calls, tmp_path):
@@ -87,3 +95,18 @@ def test_what_they_go_on_from_is_trained_first_and_not_averaged(calls):
     (experiments,) = {there for words, there in calls if words[0].endswith("experiments_runner.py")}
     assert [Path(path).stem for path in experiments.split(":")] == ["base", "antony", "chen2018_robust_seed_42"]
     assert not any(word.endswith(("base", "antony")) for words, _ in calls for word in words)
+
+
+def test_a_name_that_is_no_experiment_is_refused_before_anything_is_done(tmp_path):
+    done = run(tmp_path, {"MEMBERS": "chen2018_joint_seed_24"})
+    assert done.returncode == 2
+    assert "no kl_experiments/chen2018_joint_seed_24.yaml; MEMBERS and STARTS" in done.stderr
+    assert not (tmp_path / "calls").exists()
+
+
+@pytest.mark.parametrize(("status", "told"), [(1, True), (2, False)])
+def test_the_table_of_problems_is_named_where_there_is_one(tmp_path, status, told):
+    done = run(tmp_path, {}, STAND_IN + f"sys.exit({status})\n")
+    assert done.returncode == status
+    assert len(called(tmp_path)) == 1
+    assert ("landmarks_problems.csv says which knees" in done.stderr) == told

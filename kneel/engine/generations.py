@@ -93,7 +93,9 @@ class Generations:
             if problems:
                 _log.warning("%s; going on from the one before it, epoch %d", problems[0], stored.meta["epoch"])
             return stored
-        raise SnapshotError(f"{'; '.join(problems)}; there is none before it to go on from: --overwrite starts over")
+        raise SnapshotError(
+            f"{'; '.join(problems)}; there is none before it to go on from: train.py --overwrite starts over"
+        )
 
     def find_best(self, epoch: int) -> Path | None:
         """

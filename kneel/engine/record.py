@@ -202,7 +202,8 @@ class Record:
         # the same change that brought augment_on drew other noise, and moved pictures with other borders
         if deferring and "augment_on" not in stored.meta["training"] and len(extra["history"]) < self._config.epochs:
             raise ResumeError(
-                f"{self.path_last} was begun when pictures were augmented in another way; --overwrite starts over"
+                f"{self.path_last} was begun when pictures were augmented in another way; "
+                "train.py --overwrite starts over"
             )
         module.load_state_dict(stored.weights)
         restore_optimizer(optimizer, tensors, extra["optimizer"])
@@ -214,7 +215,7 @@ class Record:
         epoch = int(self.best["epoch"])
         if epoch < len(self.history) and self._files.find_best(epoch) is None:
             raise ResumeError(
-                f"{self.path_best} is gone or damaged: epoch {epoch} was the best; --overwrite starts over"
+                f"{self.path_best} is gone or damaged: epoch {epoch} was the best; train.py --overwrite starts over"
             )
 
     def repair(self) -> None:

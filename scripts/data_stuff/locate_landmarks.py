@@ -33,13 +33,12 @@ import kneel.imaging
 from deepknee.html import FLAG_WORDS
 from deepknee.patches import TIBIAL_WIDTH_MM
 from deepknee.polarity import has_dark_bone, inverted
-from deepknee.sources import LANDMARK_TABLE, DatasetError, graded_files
+from deepknee.sources import LANDMARK_TABLE, DatasetError, graded_files, subject_and_side
 from deepknee.weights import WeightsError, find_weights
 from kneel.finding import FINDS
 from kneel.imaging.crops import COLUMNS, PICTURE
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.finished import code_digest
-from kneel.imaging.geometry import Side
 from kneel.imaging.preparing import Problem, exit_status, run_tasks, write_table
 from kneel.imaging.radiograph import RadiographError
 from kneel.imaging.writing import write_whole
@@ -191,8 +190,7 @@ def start_table(stream: TextIO, rows: dict[str, dict[str, str]]) -> csv.DictWrit
 
 def locate(task: Task) -> dict[str, str] | Problem:
     """Find the landmarks of the knee that the file's name tells the side of."""
-    path, subject = task.path, task.path.stem[:-1]
-    side: Side = "L" if task.path.stem[-1] == "L" else "R"
+    path, (subject, side) = task.path, subject_and_side(task.path)
     file = f"{path.parent.name}/{path.name}"
     try:
         radiograph = read_radiograph(path)
