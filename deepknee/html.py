@@ -30,8 +30,8 @@ FLAG_WORDS = {
     "reversed_columns": "The header says that the film is seen from behind: check left and right.",
     "upside_down": "The header says that the film lies upside down; the knee was read, and is shown, turned over.",
     "orientation_uncertain": "The header says that the film lies upside down, but its knees look upright.",
-    "on_side": "By its header the film lies on its side; it was read as it stands. Where the picture shows a lying leg, "
-    "do not use this reading: the grade of a lying knee means nothing.",
+    "on_side": "The header says that the film lies on its side; it was read as it stands. Where the picture shows a "
+    "lying leg, do not use this reading: the grade of a lying knee means nothing.",
     "dark_bone": "Bone is dark on this picture; it was read inverted.",
     "roi_outside_film": "Part of the knee lies outside the film.",
     "side_from_name": "Left or right was taken from the file name.",
