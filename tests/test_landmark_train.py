@@ -1,6 +1,7 @@
 import copy
 import json
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from kneel.phantom.cohort import write_cohort
 from kneel.stage import Stage
 from kneel.train import LandmarkTask, train_landmarks
 
+NOWHERE = Path("nowhere")  # a data root that no file is below: samples are set by hand
 SETTINGS = {
     "task": "lc",
     "data": {"source": "phantom"},
@@ -48,7 +50,7 @@ def spot_samples(count, seed, landmarks=1):
 
 
 def task_with(train, val, **changes):
-    task = LandmarkTask(experiment(**changes), None, name="spots")
+    task = LandmarkTask(experiment(**changes), NOWHERE, name="spots")
     task.__dict__["samples"] = (train, val)  # in place of the cached property, which would read files
     return task
 
@@ -201,7 +203,7 @@ def test_augmenting_on_the_device_trains_alike(tmp_path):
 def folds_of(**changes):
     """Digest of the subjects of each part, and the held-out subjects, of the first three folds."""
     data = {"source": "phantom", "val": None}
-    tasks = [LandmarkTask(experiment(data=data, **changes), None, name="lc", fold=fold) for fold in range(3)]
+    tasks = [LandmarkTask(experiment(data=data, **changes), NOWHERE, name="lc", fold=fold) for fold in range(3)]
     return [task.split for task in tasks], [{s.subject_id for s in task.samples[1]} for task in tasks]
 
 

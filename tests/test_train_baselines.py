@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_landmark_train import experiment
+from test_landmark_train import NOWHERE, experiment
 
 from kneel.baselines import (
     RIDGE_SIDE,
@@ -42,7 +42,7 @@ def ramps(count, seed):
 
 
 def task_with(train, val, kind=LandmarkTask, **changes):
-    task = kind(experiment(**changes), None, name="ramps")
+    task = kind(experiment(**changes), NOWHERE, name="ramps")
     task.__dict__["samples"] = (train, val)
     return task
 
