@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from deepknee.boxes import BOX_MM
 from deepknee.grading_plan import AskedKnee, RoiTask
 from deepknee.polarity import HALF_MM, crops_are_dark, inverted
-from deepknee.roi_row import RoiRow
+from deepknee.roi_row import RoiRow, picture_name
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.geometry import RoiFrame, Side, Spacing
-from kneel.imaging.preparing import Problem, encode_png, lies_remarks
+from kneel.imaging.preparing import Problem, encode_png, orientation_remarks
 from kneel.imaging.radiograph import Radiograph, RadiographError, normalize_percentiles
 from kneel.imaging.tags import is_frontal, is_pa
 
@@ -227,7 +227,7 @@ def _remarks(task: RoiTask, film: Radiograph, spacing: Spacing | None) -> list[s
     remarks = []
     if film.view is not None and not is_pa(film.view):
         remarks.append(f"the header says that the view is {film.view}; it was taken as the download names it")
-    remarks += lies_remarks(film)
+    remarks += orientation_remarks(film)
     if film.laterality in ("L", "R"):
         remarks.append(f"the header says that it shows the {film.laterality} knee only; it was taken to show both")
     if film.patient_id is not None and film.patient_id != task.film.subject_id:
@@ -273,7 +273,7 @@ def _cut(
         spacing, kind = (known[0], known[1]) if known[0] else (joint.spacing_mm, "box" if boxed else "nominal")
         look = film.look_of(knee.side)
         frame = RoiFrame.around(joint.center, size.mm, spacing, side=look, roi_spacing_mm=size.mm / size.px)
-        name = f"{ROIS}/{knee.kl}/{task.film.subject_id}_V{task.film.visit}_{knee.side}.png"
+        name = f"{ROIS}/{knee.kl}/{picture_name(task.film.subject_id, task.film.visit, knee.side)}"
         pictures[name] = encode_png(frame.crop(grey))
         points = "" if joint.points is None else ",".join(f"{v:.2f}" for v in frame.to_roi(joint.points).ravel())
         rows.append(

@@ -54,9 +54,9 @@ def write_labels(path: Path, labels: GradePredictions, teachers: Sequence[Traini
     LeakageError
         A snapshot does not note whom it was trained on.
     """
-    dumb = [teacher.place for teacher in teachers if teacher.marks is None]
-    if dumb:
-        raise LeakageError(f"{dumb[0]}: does not note whom it was trained on, so it cannot be asked to teach")
+    silent = [teacher.place for teacher in teachers if teacher.marks is None]
+    if silent:
+        raise LeakageError(f"{silent[0]}: does not note whom it was trained on, so it cannot be asked to teach")
     kept = [{"place": "/".join(Path(one.place).parts[-3:]), "trained_on": one.marks} for one in teachers]
     table = encode_predictions(labels)
     note = {"table": hashlib.sha256(table).hexdigest(), "teachers": kept}

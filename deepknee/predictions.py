@@ -36,7 +36,7 @@ from kneel.engine.snapshot import write_atomic
 _KNEE = ["knee", "subject_id", "side", "true_kl"]
 _CHANCES = [f"p{grade}" for grade in range(GRADES)]
 _SIDE = re.compile(r"([LR])(?:\.[a-z]+)?$")
-_ROUNDED = 5e-3  # so far may rounded probabilities be from the mean of rounded ones
+_ROUNDED = 5e-3  # tables that people rounded to two digits: how far a probability may be from the mean
 _AT_ONCE = 128  # knees, so that their attention maps do not fill the memory
 
 

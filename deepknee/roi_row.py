@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 KNEES = "knees.csv"
+_PICTURE = re.compile(r".+_V\d+_[LR]\.png")
+
+
+def picture_name(subject_id: str, visit: str, side: str) -> str:
+    """Name the picture of a knee at a visit, in the folder of its grade.
+
+    Examples
+    --------
+    >>> picture_name("9000099", "00", "L")
+    '9000099_V00_L.png'
+    >>> is_picture_name("9000099_V00_L.png"), is_picture_name("9000099L.png")
+    (True, False)
+    """
+    return f"{subject_id}_V{visit}_{side}.png"
+
+
+def is_picture_name(name: str) -> bool:
+    """Say whether a file is named as `picture_name` does."""
+    return _PICTURE.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)

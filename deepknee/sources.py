@@ -16,6 +16,7 @@ from deepknee.intensity import Contrast, adjust_contrast
 from deepknee.model import GRADES
 from deepknee.patches import PatchGeometry
 from deepknee.polarity import has_dark_bone, inverted, knees_are_dark
+from deepknee.roi_row import is_picture_name
 from kneel.engine.config import Settings
 from kneel.imaging.cohort import CohortFilm
 from kneel.imaging.crops import AnnotatedCrop, read_crops
@@ -27,7 +28,6 @@ LANDMARK_TABLE = "landmarks.csv"  # what scripts/data_stuff/locate_landmarks.py 
 _NAMED = "SUBJECT followed by L or R and .png"
 # what stands between subject and side is of neither: 9000099_L.png shows 9000099, whom snapshots are asked for
 _NAME = re.compile(r"(?P<subject>.+?)[_ .-]*(?P<side>[LR])\.png")
-_CUT = re.compile(r".+_V\d+_[LR]\.png")  # pictures that scripts/data_stuff/create_grading_dataset.py cut
 
 
 class DatasetError(RadiographError):
@@ -141,13 +141,16 @@ def graded_files(folder: Path) -> list[Path]:
     paths = [path for grade in range(GRADES) for path in sorted((folder / str(grade)).iterdir())]
     paths = [path for path in paths if not path.name.startswith(".")]
     refuse([f"{path}: must be named {_NAMED}" for path in paths if not _NAME.fullmatch(path.name)])
-    if cut := [path for path in paths if _CUT.fullmatch(path.name)]:
+    if cut := [path for path in paths if is_picture_name(path.name)]:
         raise DatasetError(
             f"{cut[0]}: is named as create_grading_dataset.py names ROIs, whose left knees are mirrored already and of "
             "which a table tells the subjects: name the folder of knees.csv instead (source: graded_rois)"
         )
-    times = Counter(map(subject_and_side, paths))
-    refuse([f"{path}: this knee is there more than once" for path in paths if times[subject_and_side(path)] > 1])
+    knees = [subject_and_side(path) for path in paths]
+    times = Counter(knees)
+    refuse(
+        [f"{path}: this knee is there more than once" for path, one in zip(paths, knees, strict=True) if times[one] > 1]
+    )
     return paths
 
 

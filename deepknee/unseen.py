@@ -164,9 +164,9 @@ def check_unseen(trainings: Sequence[Training], subjects: Sequence[str], grades:
             f"{len(everybody)} of its {len(set(subjects))} subjects: {_names(everybody)}; needs knees of other "
             f"subjects{_FOLDS if folds else ''}"
         )
-    dumb = [place for place, found in seen.items() if found is None]
-    if dumb:
-        return " ".join(_UNKNOWN.format(few=len(dumb), all=len(seen), first=dumb[0]).split())
+    silent = [place for place, found in seen.items() if found is None]
+    if silent:
+        return " ".join(_UNKNOWN.format(few=len(silent), all=len(seen), first=silent[0]).split())
     return f"{_UNSEEN} {_choice(trainings, subjects, grades)}".strip()
 
 
@@ -252,9 +252,11 @@ def held_out(
         fold of this set: trained on none of its subjects.
     """
     seen = [training.seen(subjects, grades) for training in trainings]
-    dumb = [training.place for training, found in zip(trainings, seen, strict=True) if found is None]
-    if dumb:
-        raise LeakageError(f"{dumb[0]}: does not note whom it was trained on, and {where} is not what it was cut from")
+    silent = [training.place for training, found in zip(trainings, seen, strict=True) if found is None]
+    if silent:
+        raise LeakageError(
+            f"{silent[0]}: does not note whom it was trained on, and {where} is not what it was cut from"
+        )
     unseen = np.array([[subject not in (found or ()) for subject in subjects] for found in seen])
     for count, words in ((unseen.sum(0) == 0, "none"), (unseen.sum(0) > 1, "several")):
         if count.any():

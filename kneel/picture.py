@@ -13,7 +13,7 @@ from kneel.film_task import DrawnKnee, FilmTask, KneeRow, Problem, Record, reque
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.geometry import RoiFrame, Spacing, millimetres_per_pixel, resize_points
 from kneel.imaging.oai import detector_spacing
-from kneel.imaging.preparing import encode_png, lies_remarks
+from kneel.imaging.preparing import encode_png, orientation_remarks
 from kneel.imaging.radiograph import Radiograph, RadiographError, normalize_percentiles
 from kneel.imaging.schema import LC_SPACING_MM, ROI_SIZE, KneeAnnotation
 from kneel.imaging.via import FROM_BEHIND
@@ -129,7 +129,7 @@ def _remarks(task: FilmTask, film: Radiograph) -> list[str]:
     remarks = []
     if film.columns_reversed:
         remarks.append("PatientOrientation says the film is seen from behind; sides were taken as they look on it")
-    remarks += lies_remarks(film)
+    remarks += orientation_remarks(film)
     if task.bilateral and film.laterality in ("L", "R"):
         remarks.append(f"the header says that it shows the {film.laterality} knee only; it was taken to show both")
     return remarks

@@ -174,11 +174,8 @@ def plan(arguments: argparse.Namespace) -> list[Job]:
 
     A file named ``base.yaml`` is what others build on and no experiment of its own.
     """
-    from train import (
-        read_experiment,
-        table_digests,
-        with_seed,
-    )  # here, not above: torch takes its time, --help must not
+    # here, not above: torch takes its time, --help must not
+    from train import read_experiment, table_digests, with_seed
 
     paths = arguments.experiments
     files = [file for path in paths for file in (sorted(path.glob("*.y*ml")) if path.is_dir() else [path])]

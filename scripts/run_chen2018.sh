@@ -10,7 +10,7 @@
 #
 # Started again it goes on where it stopped; see run_experiments.sh for the other settings.
 # Example:  DATA_ROOT=/data/chen2018 WORKDIR=/data/runs scripts/run_chen2018.sh
-# On two CPU cores, half of the ensemble and a fourth of the time:
+# Half of the ensemble, which two CPU cores without bfloat16 do in about two hours:
 #   PER_GPU=2 MEMBERS="chen2018_joint_seed_42 chen2018_joint_seed_84" DATA_ROOT=... WORKDIR=... scripts/run_chen2018.sh
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)

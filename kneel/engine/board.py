@@ -78,7 +78,7 @@ class Showing:
         picture
             Its picture, where there is one.
         """
-        rows = _alike(rows)
+        rows = _same_names(rows)
         write_metrics(self._folder / METRICS, rows)
         if picture is not None:
             path = picture_path(self._folder, len(rows))
@@ -88,8 +88,9 @@ class Showing:
             self.board.show(rows, find_pictures(self._folder))
 
 
-def _alike(rows: Rows) -> Rows:
+def _same_names(rows: Rows) -> Rows:
     """Give all rows the same names, NaN for a number that is not there: a run may be resumed with other metrics."""
+    # in the order of the newest row, which is the order of today's metrics
     names = dict.fromkeys(name for row in (rows[-1], *rows) for name in row)
     return [{name: row.get(name, math.nan) for name in names} for row in rows]
 

@@ -49,7 +49,7 @@ class Problem:
     problem: str
 
 
-def lies_remarks(film: Radiograph) -> list[str]:
+def orientation_remarks(film: Radiograph) -> list[str]:
     """Say that a film does not stand upright by its header, and what to do; nothing of one that does."""
     if not film.rows_reversed and film.on_side is None:
         return []
