@@ -24,6 +24,7 @@ import deepknee.pipeline
 import kneel.localize
 from deepknee.ensemble import Grader
 from deepknee.pipeline import Reader
+from kneel.engine.cpu import cpu_threads
 from kneel.imaging.geometry import RoiFrame
 
 REST = "the rest (Python)"
@@ -103,7 +104,7 @@ class Ledger:
     stages : sequence of Stage
         What is watched; several functions may share a name.
     count : bool
-        Count operations and bytes, which takes time: do not time in the same run.
+        Count operations and bytes, on one thread, which takes time: do not time in the same run.
     clock : callable
         Seconds of some clock; `time.process_time` where the machine has other work.
     """
@@ -134,6 +135,7 @@ class Ledger:
                 watch = self._watch(name, getattr(owner, function))
                 watched.enter_context(patch.object(owner, function, watch))
             if self.count:
+                watched.enter_context(cpu_threads(1))  # what runs on threads of its own is not counted
                 watched.enter_context(self._flops)
                 watched.enter_context(self._bytes)
             self._since, self._seen = self.clock(), self._counted()

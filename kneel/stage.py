@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kneel.engine.faster import CELLS, fold_batch_norms, widen
+from kneel.engine.faster import LARGE, fold_batch_norms, widen
 from kneel.engine.gather import Gather
+from kneel.engine.side_by_side import side_by_side
 from kneel.engine.snapshot import load_snapshot
 from kneel.hourglass import STRIDE
 from kneel.imaging.geometry import RoiFrame, Side, Spacing
@@ -143,14 +145,17 @@ class Stage:
 
     @torch.inference_mode()
     def batch(self, pictures: Sequence[Picture]) -> list[Answer]:
-        """Locate the landmarks of several pictures (h, w) in [0, 1]; of one size, they pass the networks together."""
+        """Locate the landmarks of several pictures (h, w) in [0, 1]; of one size, a GPU sees them together."""
         if len({picture.shape for picture in pictures}) != 1:
             return [self(picture) for picture in pictures]
         batch = torch.from_numpy(np.stack(pictures))[:, None].to(self.device)
-        answers = [net(batch) for net in self.nets]
-        points = torch.stack([answer.points for answer in answers]).mean(0).double().cpu().numpy()
-        spread = torch.stack([answer.spread for answer in answers]).mean(0).double().cpu().numpy()
-        return [Answer(*each) for each in zip(points, spread, strict=True)]
+        if self.device.type == "cpu":
+            calls = [partial(net, picture) for net in self.nets for picture in batch.split(1)]
+            points, spread = (torch.cat(parts) for parts in zip(*side_by_side(calls), strict=True))
+        else:
+            points, spread = (torch.cat(parts) for parts in zip(*[net(batch) for net in self.nets], strict=True))
+        means = [part.unflatten(0, (len(self.nets), -1)).mean(0).double().cpu().numpy() for part in (points, spread)]
+        return [Answer(*each) for each in zip(*means, strict=True)]
 
     def shared(self, turn: threading.Lock, most: int) -> Stage:
         """The same stage for several threads at once.
@@ -197,5 +202,5 @@ def faster(net: LandmarkNet, size: tuple[int, int], device: torch.device) -> Lan
         The same.
     """
     folded = fold_batch_norms(net)
-    large = (size[0] // STRIDE) * (size[1] // STRIDE) >= CELLS
+    large = (size[0] // STRIDE) * (size[1] // STRIDE) >= LARGE
     return widen(folded) if large and device.type == "cpu" else folded

@@ -11,8 +11,9 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 Net = TypeVar("Net", bound=nn.Module)
-_WIDE = 96  # outputs from which the transforms of Winograd's algorithm pay
-CELLS = 64 * 64  # of a map; on smaller ones direct convolutions, in their own layout, are as fast or faster
+LARGE = 64 * 64  # cells of the largest maps; in smaller networks direct convolutions, in their own layout, are as fast
+# outputs, and cells of a map, from which the transforms of Winograd's algorithm pay: measured on Zen 4 and on Zen 3
+_WIDE, _CELLS = (24, 28 * 28) if torch.backends.cpu.get_cpu_capability() == "AVX512" else (96, 64 * 64)
 
 
 def fold_batch_norms(net: Net) -> Net:
@@ -50,9 +51,10 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
 def widen(net: Net) -> Net:
     """Let wide 3 x 3 convolutions be computed by Winograd's algorithm, in place, where torch has it (NNPACK on a CPU).
 
-    Five times fewer multiplications, about 1.6 times as fast on one core with AVX2, and off by some 1e-4 of what the
-    layer answers. Pays for maps of `CELLS` and more. A network without such layers stays as it is; others leave the
-    channels-last layout, which NNPACK does not read.
+    Five times fewer multiplications, 1.6 (Zen 3) to 2.7 times (Zen 4) as fast on one core, and off by some 1e-4 of what
+    the layer answers; NNPACK uses one core (see `kneel.engine.side_by_side`). Pays for networks whose largest maps have
+    `LARGE` cells and more. A network without such layers stays as it is; others leave the channels-last layout, which
+    NNPACK does not read.
 
     Parameters
     ----------
@@ -90,7 +92,7 @@ class _Wide(nn.Module):
         self.weight, self.bias = layer.weight, layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or x.dtype != torch.float32 or x.shape[-1] * x.shape[-2] < CELLS:
+        if x.device.type != "cpu" or x.dtype != torch.float32 or x.shape[-1] * x.shape[-2] < _CELLS:
             return functional.conv2d(x, self.weight, self.bias, padding=1)
         # of several pictures NNPACK is slower than one after another
         parts = [
