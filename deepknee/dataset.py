@@ -1,5 +1,6 @@
 """Graded knees in memory, without a subject on both sides of a split."""
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,27 +15,21 @@ from torch.utils.data import Dataset
 
 import kneel.imaging
 from deepknee.augment import TrainingPictures
+from deepknee.graded_folder import graded_files, graded_landmarks, read_graded
 from deepknee.intensity import Contrast
 from deepknee.patches import PatchGeometry
 from deepknee.rois import graded_rois, read_graded_roi
-from deepknee.sources import (
-    DatasetError,
-    GradedKnee,
-    Source,
-    graded_files,
-    graded_landmarks,
-    read_film,
-    read_graded,
-    refuse,
-)
-from kneel.engine.folds import check_leakage, grouped_folds
+from deepknee.sources import DatasetError, GradedKnee, Source, read_film, refuse
+from kneel.engine.folds import LeakageError, check_leakage, grouped_folds
 from kneel.engine.pixel_cache import Pictures, cached
 from kneel.engine.reading import read_all
 from kneel.imaging.cohort import read_cohort
 from kneel.imaging.radiograph import RadiographError
 
 _HERE = Path(__file__).parent
-_CODE = [_HERE / f"{name}.py" for name in ("dataset", "sources", "patches", "intensity", "polarity", "rois")]
+_CODE = [
+    _HERE / f"{name}.py" for name in ("dataset", "sources", "graded_folder", "patches", "intensity", "polarity", "rois")
+]
 _CODE.append(Path(kneel.imaging.__file__).parent)  # the films' decoders
 
 
@@ -155,15 +150,29 @@ def load_split(
     DatasetError
         Pictures cannot be used; all are named.
     LeakageError
-        A subject is on both sides.
+        A subject, or one and the same picture, is on both sides.
     """
     if source.val is not None:
         train, val = (load_knees(root / part, source, geometry, contrast) for part in (source.train, source.val))
         check_leakage(train.subjects, val.subjects)
-        return train, val
-    both = load_knees(root / source.train, source, geometry, contrast)
-    first, second = grouped_folds(both.subjects, both.grades.tolist(), folds, seed)[fold]
-    return both.subset(first), both.subset(second)
+    else:
+        both = load_knees(root / source.train, source, geometry, contrast)
+        train, val = map(both.subset, grouped_folds(both.subjects, both.grades.tolist(), folds, seed)[fold])
+    _check_pictures(train, val)
+    return train, val
+
+
+def _check_pictures(train: GradedKnees, val: GradedKnees) -> None:
+    """Refuse a picture that is there under two names, of which subjects tell nothing."""
+    known = dict(zip(map(_digest, train.rois), train.names, strict=True))
+    named = zip(map(_digest, val.rois), val.names, strict=True)
+    if pairs := [(known[digest], name) for digest, name in named if digest in known]:
+        first, more = " and ".join(pairs[0]), f"; {len(pairs) - 1} more such" if len(pairs) > 1 else ""
+        raise LeakageError(f"the same picture in training and in validation: {first}{more}")
+
+
+def _digest(roi: NDArray[np.uint8]) -> bytes:
+    return hashlib.sha256(roi.tobytes()).digest()
 
 
 def load_knees(

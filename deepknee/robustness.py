@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from deepknee.dataset import load_knees
 from deepknee.ensemble import Grader
+from deepknee.graded_folder import LANDMARK_TABLE, graded_files
 from deepknee.metrics import grading_metrics
 from deepknee.predictions import GradePredictions, grade_knees, source_of
 from deepknee.resample import resampled_metrics
-from deepknee.sources import LANDMARK_TABLE, graded_files, read_picture
+from deepknee.sources import read_picture
 from kneel.bootstrap import RESAMPLES, SubjectBootstrap, interval
 from kneel.imaging.geometry import turn_about_middle
 

@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 
 from deepknee.experiment import GradingExperiment
+from deepknee.graded_folder import LANDMARK_TABLE
 from deepknee.model import GRADES
 from deepknee.roi_row import KNEES
-from deepknee.sources import LANDMARK_TABLE, GradedFolderSource, PhantomSource
+from deepknee.sources import GradedFolderSource, PhantomSource
 from kneel.engine.same import digests
 from kneel.imaging.cohort import ANNOTATIONS
 from kneel.imaging.crops import COLUMNS

@@ -42,9 +42,10 @@ from deepknee.faithfulness import (
     random_map,
     share_inside,
 )
+from deepknee.graded_folder import graded_files, subject_and_side
 from deepknee.knee_reading import KneeReading, ReadingError
 from deepknee.pipeline import DeviceError, Reader, load_reader
-from deepknee.sources import DatasetError, graded_files, subject_and_side
+from deepknee.sources import DatasetError
 from deepknee.unseen import tell_unseen
 from deepknee.weights import WeightsError
 from kneel.bootstrap import SubjectBootstrap, interval

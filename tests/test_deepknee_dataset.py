@@ -10,16 +10,10 @@ import pytest
 import torch
 
 from deepknee.dataset import PatchDataset, load_knees, load_split
+from deepknee.graded_folder import graded_files, read_graded, subject_and_side
 from deepknee.patches import PatchGeometry
 from deepknee.polarity import has_dark_bone
-from deepknee.sources import (
-    DatasetError,
-    GradedFolderSource,
-    PhantomSource,
-    graded_files,
-    read_graded,
-    subject_and_side,
-)
+from deepknee.sources import DatasetError, GradedFolderSource, PhantomSource
 from kneel.engine.folds import LeakageError, marked_subjects, subject_marks
 from kneel.imaging.crops import read_crops
 from kneel.imaging.dicom import read_radiograph
@@ -117,12 +111,22 @@ def test_every_unusable_picture_is_named(tmp_path: Path) -> None:
 def test_layout_is_checked(tmp_path: Path) -> None:
     write_graded(tmp_path, "train", 1)
     (tmp_path / "train" / "2" / ".DS_Store").touch()
+    (tmp_path / "train" / "2" / "Thumbs.db").touch()
+    (tmp_path / "train" / "__MACOSX").mkdir()
+    (tmp_path / "train" / "readme.txt").touch()
     assert len(graded_files(tmp_path / "train")) == 20
     (tmp_path / "train" / "2" / "knee.png").touch()
     with pytest.raises(DatasetError, match=r"2/knee\.png: must be named"):
         graded_files(tmp_path / "train")
     with pytest.raises(DatasetError, match="no folder 0, 1, 2, 3, 4"):
         graded_files(tmp_path / "test")
+
+
+def test_a_folder_beside_those_of_the_grades_is_not_passed_over(tmp_path: Path) -> None:
+    write_graded(tmp_path, "train", 1)
+    (tmp_path / "train" / "5").mkdir()
+    with pytest.raises(DatasetError, match=r"train/5: no KL grade; only the folders 0 to 4 may be there"):
+        graded_files(tmp_path / "train")
 
 
 def test_rois_with_a_table_are_no_graded_folder(tmp_path: Path) -> None:
@@ -166,6 +170,14 @@ def test_subjects_on_both_sides_are_refused(tmp_path: Path) -> None:
     write_graded(tmp_path, "train", 1)
     write_graded(tmp_path, "val", 10)
     with pytest.raises(LeakageError, match="1 subject"):
+        split(tmp_path, FOLDER)
+
+
+def test_a_picture_on_both_sides_is_refused_whatever_its_names(tmp_path: Path) -> None:
+    write_graded(tmp_path, "train", 1)
+    write_graded(tmp_path, "val", 100)
+    (tmp_path / "val" / "3" / "500R.png").write_bytes((tmp_path / "train" / "2" / "6R.png").read_bytes())
+    with pytest.raises(LeakageError, match=r"the same picture .*train/2/6R\.png and .*val/3/500R\.png$"):
         split(tmp_path, FOLDER)
 
 

@@ -100,7 +100,7 @@ def test_a_picture_that_shows_too_little_is_refused(tmp_path):
 
 def test_visits_of_a_subject_stay_in_one_fold(tmp_path):
     rows = [row(f"{s}_{v}.png", f"M{s}", (s + v) % 2, visit=v) for s in range(6) for v in range(2)]
-    write(tmp_path / "all", rows, [(line["file"], square()) for line in rows])
+    write(tmp_path / "all", rows, [(line["file"], square() + number) for number, line in enumerate(rows)])
     source = GradedRoisSource(source="graded_rois", train="all", val=None)
     train, val = load_split(tmp_path, source, PatchGeometry(), "film", folds=3, fold=0, seed=0)
     assert (len(train), len(val)) == (8, 4)

@@ -13,6 +13,7 @@ from graded_tables import made_up
 
 from deepknee.calibration import cross_fit
 from deepknee.ensemble import Grader
+from deepknee.graded_folder import read_graded
 from deepknee.intensity import Intensity
 from deepknee.member import GraderSettings, load_member
 from deepknee.networks import SiameseSettings, build_net
@@ -24,7 +25,7 @@ from deepknee.predictions import (
     write_predictions,
 )
 from deepknee.robustness import CHANGES, robustness_table, write_changed
-from deepknee.sources import DatasetError, read_graded
+from deepknee.sources import DatasetError
 from kneel.engine.folds import subject_marks
 from kneel.engine.pixel_cache import cache_folder
 from kneel.engine.snapshot import load_snapshot, save_snapshot

@@ -30,10 +30,11 @@ from tqdm import tqdm
 
 import deepknee
 import kneel.imaging
+from deepknee.graded_folder import LANDMARK_TABLE, graded_files, subject_and_side
 from deepknee.html import FLAG_WORDS
 from deepknee.patches import TIBIAL_WIDTH_MM
 from deepknee.polarity import has_dark_bone, inverted
-from deepknee.sources import LANDMARK_TABLE, DatasetError, graded_files, subject_and_side
+from deepknee.sources import DatasetError
 from deepknee.weights import WeightsError, find_weights
 from kneel.finding import FINDS
 from kneel.imaging.crops import COLUMNS, PICTURE
