@@ -112,13 +112,8 @@ class Grader:
         grader = cls([load_member(path) for path in paths], mode=mode, device=device, attention=attention)
         for member in grader.members:
             fold_batch_norms(member.net)
-        held = sum(member.settings.conformal is not None for member in grader.members)
-        if held and grader.conformal is None and grader.mode == "mean":
-            _log.warning(
-                "%s: calibrated with other networks or turns than now (%d of %d networks hold a threshold); they grade "
-                "without that temperature and without sets of grades. scripts/calibrate_kl.py calibrates just these",
-                *(paths[0], held, len(paths)),
-            )
+        if doubt := grader.calibration_doubt:
+            _log.warning("%s: %s", paths[0], doubt)
         return grader
 
     def frame(self, landmarks: NDArray[np.float64], spacing_mm: Spacing, side: Side) -> RoiFrame:
@@ -187,6 +182,18 @@ class Grader:
     def conformal(self) -> Conformal | None:
         """Threshold of the sets, where it was fitted for just these networks and for the mean of their answers."""
         return self.members[0].settings.conformal if self._calibrated and self.mode == "mean" else None
+
+    @property
+    def calibration_doubt(self) -> str | None:
+        """Why a calibration that the networks hold does not act, in words; None where it acts or there is none."""
+        held = sum(member.settings.conformal is not None for member in self.members)
+        if not held or self.conformal is not None or self.mode != "mean":
+            return None
+        return (
+            f"calibrated with other networks or turns than now ({held} of {len(self.members)} networks hold a "
+            "threshold); they grade without that temperature and without sets of grades. scripts/calibrate_kl.py "
+            "calibrates just these"
+        )
 
     @property
     def answers(self) -> int:

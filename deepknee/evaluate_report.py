@@ -41,6 +41,7 @@ def write_report(
     resamples: int,
     coverage: float,
     largest: int,
+    made_of: Sequence[str] = (),
     robustness: pd.DataFrame | None = None,
     robustness_words: str = "",
 ) -> None:
@@ -56,6 +57,8 @@ def write_report(
         One or two models; the same knees in the same order.
     resamples, coverage, largest
         What they were evaluated with.
+    made_of : sequence of str
+        What to say of data and networks, a line each.
     robustness : DataFrame, optional
         From `deepknee.robustness.robustness_table`, of the first model.
     robustness_words : str
@@ -90,6 +93,8 @@ def write_report(
     pictures = {"confusion": "confusion matrix", "roc": "ROC curve", "precision_recall": "precision and recall"}
     pictures["reliability"] = "reliability of the likeliest grade"
     text += ["## Pictures", *(f"![{words}]({name}.png)" for name, words in pictures.items())]
+    if made_of:
+        text += ["## What this was made of", "\n".join(f"- {line}" for line in made_of)]
     write_atomic(folder / "report.md", ("\n\n".join(text) + "\n").encode())
 
 

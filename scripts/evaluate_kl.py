@@ -28,6 +28,7 @@ from deepknee.conformal import COVERAGE, LARGEST
 from deepknee.ensemble import Grader
 from deepknee.evaluate import evaluate, same_knees
 from deepknee.evaluate_report import write_report
+from deepknee.made_of import day_and_code, named_files
 from deepknee.out_of_fold import grade_out_of_fold
 from deepknee.pipeline import DeviceError, choose_device
 from deepknee.predictions import (
@@ -67,9 +68,10 @@ def main(words: Sequence[str] | None = None) -> int:
     given = parser.parse_args(words)
     _check(parser, given)
     try:
-        table = _table_against(given)
-        first, grader = _predictions(given)
-        second = _graded(given, given.against) if given.against is not None and table is None else None
+        made_of = [day_and_code(), *([f"knees: `{given.data}`"] if given.data is not None else [])]
+        table = _table_against(given, made_of)
+        first, grader = _predictions(given, made_of)
+        second = _graded(given, given.against, made_of) if given.against is not None and table is None else None
         models = [first, *(_beside(first, other) for other in (table, second) if other is not None)]
         # nothing is written before all is graded: what is refused leaves an older report whole
         if grader is not None:
@@ -81,7 +83,7 @@ def main(words: Sequence[str] | None = None) -> int:
             robust = robustness_table(grader, given.data, first, resamples=given.resamples)
         how = {"resamples": given.resamples, "coverage": given.coverage, "largest": given.largest}
         evaluated = [evaluate(one, **how) for one in models]
-        write_report(given.out, evaluated, **how, robustness=robust, robustness_words=WORDS)
+        write_report(given.out, evaluated, **how, made_of=made_of, robustness=robust, robustness_words=WORDS)
     except USER_ERRORS as error:
         print(f"evaluate_kl: {error}", file=sys.stderr)
         return 1 if isinstance(error, DiskFull) else 2
@@ -151,7 +153,7 @@ def _is_table(places: Sequence[Path]) -> bool:
     return len(places) == 1 and places[0].suffix == ".csv"
 
 
-def _table_against(given: argparse.Namespace) -> GradePredictions | None:
+def _table_against(given: argparse.Namespace, made_of: list[str]) -> GradePredictions | None:
     """Read the second model's table, before hours of grading; refuse one that the new predictions would replace."""
     if given.against is None or not _is_table(given.against):
         return None
@@ -159,17 +161,19 @@ def _table_against(given: argparse.Namespace) -> GradePredictions | None:
     table = read_predictions(path)
     if given.data is not None and ours.exists() and ours.samefile(path):
         raise PredictionTableError(f"--against {path}: the new predictions would replace it; give another --out")
+    made_of.append(f"against: {named_files([path])}")
     return table
 
 
-def _predictions(given: argparse.Namespace) -> tuple[GradePredictions, Grader | None]:
+def _predictions(given: argparse.Namespace, made_of: list[str]) -> tuple[GradePredictions, Grader | None]:
     """Read or make the predictions of the first model; with the grader that made them."""
     if given.predictions is not None:
         read = read_predictions(given.predictions)
+        made_of.append(f"predictions: {named_files([given.predictions])}")
         return (replace(read, model=given.name) if given.name else read), None
     if given.robustness and source_of(given.data).source != "graded_folder":
         raise FileNotFoundError(f"{given.data}: --robustness changes pictures of the folders 0 to 4; there are none")
-    name, grader = _load(given.weights, given.device)
+    name, grader = _load(given.weights, given.device, made_of)
     return _grade(given)(grader, given.data, model=given.name or name), grader
 
 
@@ -177,8 +181,8 @@ def _grade(given: argparse.Namespace) -> Callable[..., GradePredictions]:
     return grade_out_of_fold if given.out_of_fold else grade_folder
 
 
-def _graded(given: argparse.Namespace, networks: Sequence[Path]) -> GradePredictions:
-    name, grader = _load(networks, given.device)
+def _graded(given: argparse.Namespace, networks: Sequence[Path], made_of: list[str]) -> GradePredictions:
+    name, grader = _load(networks, given.device, made_of)
     return _grade(given)(grader, given.data, model=name)
 
 
@@ -194,12 +198,15 @@ def _beside(first: GradePredictions, second: GradePredictions) -> GradePredictio
     return same_knees(first, second)
 
 
-def _load(places: Sequence[Path] | None, device: str) -> tuple[str, Grader]:
+def _load(places: Sequence[Path] | None, device: str, made_of: list[str]) -> tuple[str, Grader]:
     name, paths = find_graders(places)
     try:
-        return name, Grader.from_snapshots(paths, device=choose_device(device))
+        grader = Grader.from_snapshots(paths, device=choose_device(device))
     except ValueError as error:
         raise WeightsError(str(error)) from error
+    doubt = f"; {grader.calibration_doubt}" if grader.calibration_doubt else ""
+    made_of.append(f"{name}: {named_files(paths)}{doubt}")
+    return name, grader
 
 
 if __name__ == "__main__":

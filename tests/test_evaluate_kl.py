@@ -1,5 +1,6 @@
 """Small made-up knees graded, changed, calibrated and evaluated: from pictures to reports."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -223,6 +224,14 @@ def test_calibration_is_stored_and_read_again(
     covered = found.sets[np.arange(20), found.grades].mean()
     assert covered >= 0.9  # on the very knees that it was fitted on
     assert "## Sets of the snapshots" in (out / "report.md").read_text()
+    for path in paths:
+        assert hashlib.sha256(path.read_bytes()).hexdigest()[:12] in (out / "report.md").read_text()
+    assert "calibrated with other networks" not in (out / "report.md").read_text()
+    part = ["--data", str(data), "--weights", str(paths[0]), "--out", str(tmp_path / "part"), "--resamples", "20"]
+    assert evaluated.main(part) == 0
+    text = (tmp_path / "part" / "report.md").read_text()
+    assert f"- knees: `{data}`" in text
+    assert "calibrated with other networks or turns than now (1 of 1 networks hold a threshold)" in text
     alone = Grader.from_snapshots(paths[:1]).predict(np.zeros((1, SIZE, SIZE), np.uint8))
     assert alone.sets is None
 
