@@ -25,6 +25,7 @@ from deepknee.films import Film
 from deepknee.folder import OutputFolder
 from deepknee.output import CRASHED, no_knee, reason_of, stamp
 from deepknee.pipeline import Reader
+from kneel.imaging.one_writer import one_writer
 
 T = TypeVar("T")
 MakeReader = Callable[[], Reader]  # is sent to worker processes: a partial of a function, no lambda
@@ -116,24 +117,29 @@ def read_films(
     ------
     FolderError
         The output folder cannot be used.
+    FolderBusy
+        Another process writes into it.
     OSError
         Outputs cannot be written.
     """
-    pending = folder.pending(films, overwrite=overwrite)
-    reader = make_reader() if pending else None  # before anything is removed: the networks may be unusable
-    folder.open(pending, others)
-    jobs = min(jobs, len(pending))
-    interrupted = False
-    try:
-        steps = (
-            _in_processes(pending, folder, make_reader, jobs) if jobs > 1 else _here(pending, folder, reader, overlap)
-        )
-        with closing(steps), tqdm(total=len(pending), unit="film", disable=not pending) as bar:
-            for _ in steps:
-                bar.update()
-    except KeyboardInterrupt:
-        interrupted = True
-    folder.write_tables({film.key for film in films})
+    with one_writer(folder.root):
+        pending = folder.pending(films, overwrite=overwrite)
+        reader = make_reader() if pending else None  # before anything is removed: the networks may be unusable
+        folder.open(pending, others)
+        jobs = min(jobs, len(pending))
+        interrupted = False
+        try:
+            steps = (
+                _in_processes(pending, folder, make_reader, jobs)
+                if jobs > 1
+                else _here(pending, folder, reader, overlap)
+            )
+            with closing(steps), tqdm(total=len(pending), unit="film", disable=not pending) as bar:
+                for _ in steps:
+                    bar.update()
+        except KeyboardInterrupt:
+            interrupted = True
+        folder.write_tables({film.key for film in films})
     records = folder.read_records()
     mine = [records[film.key] for film in films if film.key in records]
     return Summary(

@@ -255,13 +255,14 @@ def _read(options: argparse.Namespace) -> int:
     from deepknee.output import FolderError
     from deepknee.pipeline import DeviceError
     from deepknee.weights import WeightsError, find_weights
+    from kneel.imaging.one_writer import FolderBusy
 
     try:
         found = find_films(options.paths, options.out, DIGITS_OF_MANY if options.ray else DIGITS)
         weights = find_weights(options.weights)
         print(f"weights: {weights}", file=sys.stderr)
         summary = (_over_ray if options.ray else _here)(found, weights, options)
-    except (PathsError, DeviceError, WeightsError, FolderError, ClusterError) as error:
+    except (PathsError, DeviceError, WeightsError, FolderError, FolderBusy, ClusterError) as error:
         print(f"deepknee read: error: {error}", file=sys.stderr)
         return WRONG_USE
     except OSError as error:

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar
 import cv2
 import numpy as np
 
+from kneel.imaging.one_writer import FolderBusy
 from kneel.imaging.radiograph import Radiograph
 from kneel.imaging.writing import write_rows
 
@@ -177,9 +178,10 @@ def exit_status(name: str, jobs: int, prepare: Callable[[], bool], refusals: tup
     if jobs < 1:
         print(f"{name}: --jobs is {jobs}, must be at least 1", file=sys.stderr)
         return 2
+    wrong: tuple[type[Exception], ...] = (FolderBusy, *refusals)
     try:
         return 0 if prepare() else 1
-    except refusals as error:
+    except wrong as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
     except OSError as error:

@@ -35,11 +35,12 @@ from deepknee.html import FLAG_WORDS
 from deepknee.patches import TIBIAL_WIDTH_MM
 from deepknee.polarity import has_dark_bone, inverted
 from deepknee.sources import DatasetError
-from deepknee.weights import WeightsError, find_weights
+from deepknee.weights import Weights, WeightsError, find_weights
 from kneel.finding import FINDS
 from kneel.imaging.crops import COLUMNS, PICTURE
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.finished import code_digest
+from kneel.imaging.one_writer import one_writer
 from kneel.imaging.preparing import Problem, exit_status, run_tasks, write_table
 from kneel.imaging.radiograph import RadiographError
 from kneel.imaging.writing import write_whole
@@ -86,6 +87,12 @@ def parse() -> argparse.Namespace:
 def locate_folder(given: argparse.Namespace) -> bool:
     """Locate what is not located yet; say whether every knee has its landmarks."""
     weights, pictures = find_weights(given.weights, ("lc", "hc")), graded_files(given.images)
+    with one_writer(given.images):
+        return locate_all(given, weights, pictures)
+
+
+def locate_all(given: argparse.Namespace, weights: Weights, pictures: list[Path]) -> bool:
+    """Do as `locate_folder` says, in a folder that no other process writes into."""
     table = given.images / LANDMARK_TABLE
     part = table.with_name(table.name + ".part")
     names = {picture.relative_to(given.images).as_posix(): picture for picture in pictures}

@@ -1,0 +1,42 @@
+"""A folder is one process's until that process ends, however it does."""
+
+import subprocess
+import sys
+
+import pytest
+
+from deepknee import cli
+from kneel.imaging.one_writer import FolderBusy, one_writer
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no flock")
+
+HOLD = "from pathlib import Path\nfrom kneel.imaging.one_writer import one_writer\nimport sys\n"
+HOLD += "with one_writer(Path(sys.argv[1])):\n    print('mine', flush=True)\n    sys.stdin.read()\n"
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Another process that holds tmp_path / "out"."""
+    words = [sys.executable, "-c", HOLD, str(tmp_path / "out")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "mine\n"
+        yield process
+        process.kill()
+
+
+def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path, other):
+    with pytest.raises(FolderBusy, match=r"out: another process is writing into it"), one_writer(tmp_path / "out"):
+        pytest.fail("written into all the same")
+    with one_writer(tmp_path / "elsewhere"):
+        pass
+    other.kill()
+    other.wait()
+    with one_writer(tmp_path / "out"):
+        assert list((tmp_path / "out").iterdir()) == []  # nothing but the films' own files ever lies there
+
+
+def test_reading_into_a_folder_that_is_written_is_refused(tmp_path, other, capsys):
+    (tmp_path / "film.dcm").write_bytes(b"none")
+    assert cli.main(["read", str(tmp_path / "film.dcm"), "--out", str(tmp_path / "out")]) == cli.WRONG_USE
+    assert "another process is writing into it" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
