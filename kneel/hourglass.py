@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -116,4 +117,7 @@ class HourglassNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W), normalised -> heat maps before softmax (B, landmarks, H / 4, W / 4)."""
         x = self.layer2(F.max_pool2d(self.layer1(x), 2))
-        return self.out_block(self.mixer(self.hourglass(x)))
+        features = self.mixer(self.hourglass(x))
+        # not in bfloat16 under autocast: its steps, 1/16 at 8 to 16, are what the cells around a peak differ by
+        with torch.autocast(x.device.type, enabled=False):
+            return self.out_block(features.to(self.out_block[0].weight.dtype))

@@ -238,3 +238,15 @@ def test_a_block_whose_branch_is_silent_is_its_skip_connection(block):
     x = torch.randn(2, 8, 5, 6)
     torch.testing.assert_close(layer(x), x)
     assert block(8, 12)(x).shape == (2, 12, 5, 6)
+
+
+def test_heat_maps_are_not_rounded_under_autocast():
+    """In bfloat16 they would take a few hundred values."""
+    torch.manual_seed(0)
+    net, picture = HourglassNet(landmarks=2, width=4, depth=2).train(), torch.rand(1, 1, 128, 128)
+    with torch.autocast("cpu", torch.bfloat16):
+        heatmaps = net(picture)
+    assert heatmaps.dtype == torch.float32
+    assert len(heatmaps.unique()) > 0.9 * heatmaps.numel()
+    heatmaps.sum().backward()
+    assert net.double()(picture.double()).dtype == torch.float64
