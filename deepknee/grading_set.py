@@ -20,6 +20,7 @@ from deepknee.grading_film import ROIS, Locate, RoiRecord, RoiSize, cut_rois, re
 from deepknee.grading_plan import Plan
 from deepknee.roi_row import KNEES, RoiRow
 from kneel.imaging.finished import Cutting, cut_films, row_fault, strangers
+from kneel.imaging.one_writer import one_writer
 from kneel.imaging.preparing import Problem, write_table
 
 PROBLEMS = "problems.csv"
@@ -109,25 +110,26 @@ def prepare_grading_set(
         parse=RoiRecord.from_json,
         code=_CODE,
     )
-    records, skipped = cut_films(out, plan.tasks, how, tables=(KNEES, PROBLEMS), jobs=jobs, progress=progress)
-    rows: list[RoiRow] = []
-    problems = list(plan.problems)
-    for task in plan.tasks:
-        problems += records[task.name].problems
-        rows += records[task.name].rows
-    left = strangers(out, [f"{ROIS}/*/*.png"], rows, KNEES)
-    rows, lost = _read_back(out, rows)
-    rows, twins = _without_copies(rows)
-    problems += [*lost, *twins, *left]
-    problems.sort(key=lambda problem: (problem.subject_id, problem.side, problem.kind, problem.film))
-    done_set = GradingSet(tuple(rows), plan.asked, skipped, tuple(problems))
-    if len(done_set.rows) + len(done_set.missing) != plan.asked:
-        raise RuntimeError(
-            f"{plan.asked} knees asked for, {len(rows)} there and {len(done_set.missing)} listed as missing"
-        )
-    write_table(out / KNEES, RoiRow, rows)
-    write_table(out / PROBLEMS, Problem, problems)
-    return done_set
+    with one_writer(out):
+        records, skipped = cut_films(out, plan.tasks, how, tables=(KNEES, PROBLEMS), jobs=jobs, progress=progress)
+        rows: list[RoiRow] = []
+        problems = list(plan.problems)
+        for task in plan.tasks:
+            problems += records[task.name].problems
+            rows += records[task.name].rows
+        left = strangers(out, [f"{ROIS}/*/*.png"], rows, KNEES)
+        rows, lost = _read_back(out, rows)
+        rows, twins = _without_copies(rows)
+        problems += [*lost, *twins, *left]
+        problems.sort(key=lambda problem: (problem.subject_id, problem.side, problem.kind, problem.film))
+        done_set = GradingSet(tuple(rows), plan.asked, skipped, tuple(problems))
+        if len(done_set.rows) + len(done_set.missing) != plan.asked:
+            raise RuntimeError(
+                f"{plan.asked} knees asked for, {len(rows)} there and {len(done_set.missing)} listed as missing"
+            )
+        write_table(out / KNEES, RoiRow, rows)
+        write_table(out / PROBLEMS, Problem, problems)
+        return done_set
 
 
 def _read_back(out: Path, rows: Sequence[RoiRow]) -> tuple[list[RoiRow], list[Problem]]:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from datetime import date
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from kneel.engine.provenance import code_version
 
@@ -29,5 +29,5 @@ def named_files(paths: Sequence[Path]) -> str:
     words = []
     for path in paths:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:_DIGITS]
-        words.append(f"`{'/'.join(path.parts[-3:])}` (SHA-256 {digest})")
+        words.append(f"`{PurePath(*path.parts[-3:]).as_posix()}` (SHA-256 {digest})")
     return ", ".join(words)

@@ -22,6 +22,7 @@ from deepknee.shard_folder import Plan, ShardFolder, film_rows
 from deepknee.shard_tables import write_tables
 from deepknee.shards import FAILED, Row, load_arrow
 from kneel.engine.ray_cluster import Share, connected, slots
+from kneel.imaging.one_writer import one_writer
 
 _AT_ONCE = 2  # shards a place: one in work, and one so that it need not wait
 
@@ -88,22 +89,25 @@ def read_over_ray(
         No Ray, no cluster, no room on it, processes die on it whatever they read, or a node does not see the films.
     FolderError
         The output folder cannot be used, or something else took shards out of it.
+    FolderBusy
+        Another process of this machine writes into it.
     WeightsError, DeviceError
         A node cannot load the networks.
     OSError
         Outputs cannot be written.
     """
     load_arrow()
-    plan, interrupted = folder.plan(films, overwrite=overwrite), False
-    if plan.pending:
-        interrupted = _on_cluster(plan, others, folder, make_reader, address, share)
-    else:
-        folder.open(plan.run, others)
-    tally = write_tables(folder, plan, interrupted=interrupted)
-    if (missing := len(films) - tally.read - tally.failed) and not interrupted:
-        raise FolderError(
-            f"{folder.root}: {missing} films are lost: does another command write there? Run this one again"
-        )
+    with one_writer(folder.root):  # on the machine of the command; nodes write shards of names of their own
+        plan, interrupted = folder.plan(films, overwrite=overwrite), False
+        if plan.pending:
+            interrupted = _on_cluster(plan, others, folder, make_reader, address, share)
+        else:
+            folder.open(plan.run, others)
+        tally = write_tables(folder, plan, interrupted=interrupted)
+        if (missing := len(films) - tally.read - tally.failed) and not interrupted:
+            raise FolderError(
+                f"{folder.root}: {missing} films are lost: does another command write there? Run this one again"
+            )
     return Summary(len(films), len(films) - len(plan.pending), tally.read, tally.knees, tally.failed, interrupted)
 
 

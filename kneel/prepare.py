@@ -23,6 +23,7 @@ from pathlib import Path
 
 from kneel.film_task import FilmTask, KneeRow, Problem, Record, request_of
 from kneel.imaging.finished import Cutting, cut_films, row_fault, strangers
+from kneel.imaging.one_writer import one_writer
 from kneel.imaging.preparing import write_table
 from kneel.imaging.schema import AnnotationError, KneeAnnotation, write_annotations
 from kneel.picture import cut_pictures
@@ -96,38 +97,43 @@ def prepare_films(
     ------
     AnnotationError
         Two tasks name one subject, or a subject cannot be part of a file name.
+    FolderBusy
+        Another process writes into `out`.
     """
     problems = list(earlier)
     _check_subjects(tasks)
-    records, skipped = cut_films(out, tasks, _HOW, tables=(TABLE, KNEES, PROBLEMS), jobs=jobs, progress=progress)
-    problems += _patients(records)
-    knees: list[KneeRow] = []
-    annotations: list[KneeAnnotation] = []
-    for task in tasks:
-        record = records[task.subject_id]
-        problems += record.problems
-        for row, knee in zip(record.rows, record.knees, strict=True):
-            fault = row_fault(out, row)
-            if fault is None:
-                knees.append(row)
-                annotations.append(knee)
-            else:
-                problems.append(Problem(row.subject_id, row.side, row.film, "missing", fault))
-    problems += strangers(out, (f"{HC_FOLDER}/*.png", f"{LC_FOLDER}/*.png"), knees, TABLE)
-    why = _copies(records)
-    problems += [
-        Problem(row.subject_id, row.side, row.film, "missing", why[row.subject_id])
-        for row in knees
-        if row.subject_id in why
-    ]
-    knees = [row for row in knees if row.subject_id not in why]
-    annotations = [knee for knee in annotations if knee.subject_id not in why]
-    problems.sort(key=lambda problem: (problem.subject_id, problem.side, problem.kind))
-    write_annotations(out / TABLE, annotations)
-    write_table(out / KNEES, KneeRow, knees)
-    write_table(out / PROBLEMS, Problem, problems)
-    asked = sum(len(task.knees) for task in tasks) + sum(max(len(p.side), 1) for p in earlier if p.kind == "missing")
-    return Prepared(tuple(knees), asked, skipped, tuple(problems))
+    with one_writer(out):
+        records, skipped = cut_films(out, tasks, _HOW, tables=(TABLE, KNEES, PROBLEMS), jobs=jobs, progress=progress)
+        problems += _patients(records)
+        knees: list[KneeRow] = []
+        annotations: list[KneeAnnotation] = []
+        for task in tasks:
+            record = records[task.subject_id]
+            problems += record.problems
+            for row, knee in zip(record.rows, record.knees, strict=True):
+                fault = row_fault(out, row)
+                if fault is None:
+                    knees.append(row)
+                    annotations.append(knee)
+                else:
+                    problems.append(Problem(row.subject_id, row.side, row.film, "missing", fault))
+        problems += strangers(out, (f"{HC_FOLDER}/*.png", f"{LC_FOLDER}/*.png"), knees, TABLE)
+        why = _copies(records)
+        problems += [
+            Problem(row.subject_id, row.side, row.film, "missing", why[row.subject_id])
+            for row in knees
+            if row.subject_id in why
+        ]
+        knees = [row for row in knees if row.subject_id not in why]
+        annotations = [knee for knee in annotations if knee.subject_id not in why]
+        problems.sort(key=lambda problem: (problem.subject_id, problem.side, problem.kind))
+        write_annotations(out / TABLE, annotations)
+        write_table(out / KNEES, KneeRow, knees)
+        write_table(out / PROBLEMS, Problem, problems)
+        asked = sum(len(task.knees) for task in tasks) + sum(
+            max(len(p.side), 1) for p in earlier if p.kind == "missing"
+        )
+        return Prepared(tuple(knees), asked, skipped, tuple(problems))
 
 
 def _copies(records: Mapping[str, Record]) -> dict[str, str]:

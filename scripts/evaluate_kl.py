@@ -173,7 +173,8 @@ def _predictions(given: argparse.Namespace, made_of: list[str]) -> tuple[GradePr
         return (replace(read, model=given.name) if given.name else read), None
     if given.robustness and source_of(given.data).source != "graded_folder":
         raise FileNotFoundError(f"{given.data}: --robustness changes pictures of the folders 0 to 4; there are none")
-    name, grader = _load(given.weights, given.device, made_of)
+    name, grader, files = _load(given.weights, given.device)
+    made_of.append(f"{given.name or name}: {files}")
     return _grade(given)(grader, given.data, model=given.name or name), grader
 
 
@@ -182,7 +183,8 @@ def _grade(given: argparse.Namespace) -> Callable[..., GradePredictions]:
 
 
 def _graded(given: argparse.Namespace, networks: Sequence[Path], made_of: list[str]) -> GradePredictions:
-    name, grader = _load(networks, given.device, made_of)
+    name, grader, files = _load(networks, given.device)
+    made_of.append(f"against, {name}: {files}")
     return _grade(given)(grader, given.data, model=name)
 
 
@@ -198,15 +200,14 @@ def _beside(first: GradePredictions, second: GradePredictions) -> GradePredictio
     return same_knees(first, second)
 
 
-def _load(places: Sequence[Path] | None, device: str, made_of: list[str]) -> tuple[str, Grader]:
+def _load(places: Sequence[Path] | None, device: str) -> tuple[str, Grader, str]:
+    """Load an ensemble; with its name, and words on its files and whether its calibration acts."""
     name, paths = find_graders(places)
     try:
         grader = Grader.from_snapshots(paths, device=choose_device(device))
     except ValueError as error:
         raise WeightsError(str(error)) from error
-    doubt = f"; {grader.calibration_doubt}" if grader.calibration_doubt else ""
-    made_of.append(f"{name}: {named_files(paths)}{doubt}")
-    return name, grader
+    return name, grader, "; ".join([named_files(paths), *([doubt] if (doubt := grader.calibration_doubt) else [])])
 
 
 if __name__ == "__main__":

@@ -4,9 +4,12 @@ import subprocess
 import sys
 
 import pytest
+from doors import script
 
 from deepknee import cli
 from kneel.imaging.one_writer import FolderBusy, one_writer
+from kneel.imaging.preparing import exit_status
+from kneel.prepare import prepare_films
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no flock")
 
@@ -28,7 +31,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path, other):
     with pytest.raises(FolderBusy, match=r"out: another process is writing into it"), one_writer(tmp_path / "out"):
         pytest.fail("written into all the same")
     with one_writer(tmp_path / "elsewhere"):
-        pass
+        (tmp_path / "elsewhere" / "film.csv").touch()
     other.kill()
     other.wait()
     with one_writer(tmp_path / "out"):
@@ -40,3 +43,31 @@ def test_reading_into_a_folder_that_is_written_is_refused(tmp_path, other, capsy
     assert cli.main(["read", str(tmp_path / "film.dcm"), "--out", str(tmp_path / "out")]) == cli.WRONG_USE
     assert "another process is writing into it" in capsys.readouterr().err
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_preparing_into_a_folder_that_is_written_is_refused(tmp_path, other, capsys):
+    def prepare():
+        return bool(prepare_films(tmp_path / "out", [], []))
+
+    assert exit_status("prepare", 1, prepare, ()) == 2
+    assert "another process is writing into it" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_landmarks_are_not_located_where_another_process_locates(tmp_path, other, capsys, monkeypatch):
+    for grade in range(5):
+        (tmp_path / "out" / str(grade)).mkdir()
+    monkeypatch.setattr("sys.argv", ["locate_landmarks.py", "--images", str(tmp_path / "out")])
+    assert script("data_stuff/locate_landmarks").main() == 2
+    assert "another process is writing into it" in capsys.readouterr().err
+    assert len(list((tmp_path / "out").iterdir())) == 5
+
+
+def test_a_folder_into_which_nothing_was_written_is_taken_away(tmp_path):
+    with pytest.raises(KeyError), one_writer(tmp_path / "deep" / "out"):
+        raise KeyError
+    assert not (tmp_path / "deep" / "out").exists()
+    (tmp_path / "mine").mkdir()
+    with one_writer(tmp_path / "mine"):
+        pass
+    assert (tmp_path / "mine").is_dir()  # it was there before

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from kneel.engine.cpu import cpu_threads
 from kneel.engine.faster import fold_batch_norms
 from kneel.network import HourglassSettings, LandmarkNet
 from kneel.stage import Stage
@@ -52,6 +53,22 @@ def test_a_batch_is_answered_as_picture_by_picture(net, shapes):
         assert answer.points.shape == (3, 2)
         np.testing.assert_allclose(answer.points, alone.points, atol=1e-4)
         np.testing.assert_allclose(answer.spread, alone.spread, atol=1e-4)
+
+
+def test_networks_and_pictures_side_by_side_are_told_apart(net):
+    """On two threads, as on any real machine: each answer is that of its own network and picture."""
+    other = copy.deepcopy(net)
+    with torch.no_grad():
+        for value in other.parameters():
+            value.mul_(1.1)
+    shown = pictures((64, 64), (64, 64), (64, 64))
+    expected = [stage(net, other)(picture) for picture in shown]
+    with cpu_threads(2):
+        answers = stage(net, other).batch(shown)
+    for answer, alone in zip(answers, expected, strict=True):
+        np.testing.assert_allclose(answer.points, alone.points, atol=1e-4)
+        np.testing.assert_allclose(answer.spread, alone.spread, atol=1e-4)
+    assert not np.allclose(expected[0].points, expected[1].points, atol=1e-3)
 
 
 def test_several_networks_are_averaged(net):

@@ -18,7 +18,8 @@ def side_by_side(calls: Sequence[Callable[[], Answer]]) -> list[Answer]:
     Answer several calls of networks at once, each on its share of the CPU threads that torch has.
 
     One after another, every operation is shared out among the threads and waited for, and what runs on one thread only
-    (NNPACK, small operations) leaves the others idle.
+    (NNPACK, small operations) leaves the others idle. No other thread may begin to use torch meanwhile: it would keep
+    the share as its number of threads (several threads share networks by `kneel.stage.Stage.shared`).
 
     Parameters
     ----------

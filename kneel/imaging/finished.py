@@ -17,7 +17,6 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from tqdm import tqdm
 
-from kneel.imaging.one_writer import one_writer
 from kneel.imaging.preparing import Problem, picture_fault, run_tasks
 from kneel.imaging.writing import write_whole
 
@@ -97,7 +96,8 @@ def cut_films(
     """Write the pictures of many films; films that are finished are left alone.
 
     Finished is a film whose record was written by the same code, asks for the same, and whose pictures have the
-    recorded sizes when read back. A broken run leaves neither a record nor a part of a picture.
+    recorded sizes when read back. A broken run leaves neither a record nor a part of a picture. No other process may
+    write into `out` meanwhile (`kneel.imaging.one_writer`).
 
     Parameters
     ----------
@@ -125,25 +125,22 @@ def cut_films(
     ------
     SameName
         Two tasks have one name: one's record would vouch for the pictures of the other.
-    FolderBusy
-        Another process writes into `out`.
     """
     times = Counter(task.name for task in tasks)
     if twice := [name for name, count in times.items() if count > 1]:
         raise SameName(
             f"{len(twice)} names are of several films, as {twice[0]} (where folders are joined by _): rename one"
         )
-    with one_writer(out):
-        (out / RECORDS).mkdir(parents=True, exist_ok=True)
-        code = code_digest([Path(__file__).parent, *how.code])
-        records = {task.name: record for task in tasks if (record := _finished(out, task, how, code)) is not None}
-        skipped = len(records)
-        todo = [task for task in tasks if task.name not in records]
-        if todo:  # tables of an earlier run say nothing of the pictures that are cut now
-            for table in tables:
-                (out / table).unlink(missing_ok=True)
-        done = run_tasks(partial(_cut_one, out, how.cut, code), todo, jobs)
-        records.update(tqdm(done, "films", len(tasks), unit="film", initial=skipped, disable=not progress))
+    (out / RECORDS).mkdir(parents=True, exist_ok=True)
+    code = code_digest([Path(__file__).parent, *how.code])
+    records = {task.name: record for task in tasks if (record := _finished(out, task, how, code)) is not None}
+    skipped = len(records)
+    todo = [task for task in tasks if task.name not in records]
+    if todo:  # tables of an earlier run say nothing of the pictures that are cut now
+        for table in tables:
+            (out / table).unlink(missing_ok=True)
+    done = run_tasks(partial(_cut_one, out, how.cut, code), todo, jobs)
+    records.update(tqdm(done, "films", len(tasks), unit="film", initial=skipped, disable=not progress))
     return records, skipped
 
 

@@ -14,36 +14,45 @@ class FolderBusy(OSError):
 
 @contextlib.contextmanager
 def one_writer(folder: Path) -> Iterator[None]:
-    """Keep a folder to this process and those that it starts, on this machine, until they end however they do.
+    """Keep a folder to this process, on this machine, until it ends however it does.
 
-    Nothing is kept where there are no such locks: on Windows, and on some file systems of networks.
+    Processes that it started do not hold the folder: those of one that was killed may still finish what they have in
+    hand. Nothing is kept where there are no such locks: on Windows, and on some file systems of networks.
 
     Parameters
     ----------
     folder : Path
-        Where is written to; made when missing.
+        Where is written to; made when missing, and taken away again if nothing was put into it.
 
     Raises
     ------
     FolderBusy
         Another process has it.
     """
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    if os.name == "nt":
-        yield
-        return
-    import fcntl  # not there on Windows
-
-    place = os.open(folder, os.O_RDONLY)  # the folder itself: nothing is left behind
+    place = None if os.name == "nt" else _lock(folder)
     try:
-        try:
-            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FolderBusy(
-                f"{folder}: another process is writing into it; wait for it, stop it, or name another folder"
-            ) from None
-        except OSError:  # a file system without locks: as before there were any
-            pass
         yield
     finally:
+        if made:
+            with contextlib.suppress(OSError):  # not empty, as it should be
+                folder.rmdir()
+        if place is not None:
+            os.close(place)
+
+
+def _lock(folder: Path) -> int:
+    """Lock the folder itself, so that no file is left behind; the lock goes with the descriptor."""
+    import fcntl  # not there on Windows
+
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         os.close(place)
+        what = "another process is writing into it; wait for it, stop it, or name another folder"
+        raise FolderBusy(f"{folder}: {what}") from None
+    except OSError:  # a file system without locks
+        pass
+    return place
