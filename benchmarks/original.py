@@ -10,7 +10,7 @@ out, which makes it faster than it was. Weights are random: they cost what train
 answers. Beside it, taking turns run by run:
 
 faithful    our reader with networks of the same number and sizes
-fast        our reader with the weights that ship: one network a stage, two graders
+fast        our reader with the weights that ship: one network a stage, four graders
 
 Film: the phantom of benchmarks/film.py, 2048 x 2494 pixels; from the file to the data of the report, no files.
 """

@@ -20,8 +20,8 @@ from kneel.imaging.geometry import Side
 
 LANDMARK_TABLE = "landmarks.csv"  # what scripts/data_stuff/locate_landmarks.py writes; columns of kneel.imaging.crops
 _NAMED = "SUBJECT followed by L or R and .png"
-# what stands between subject and side is of neither: 9000099_L.png shows 9000099, whom snapshots are asked for
 _OF_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}  # what Windows and macOS leave in folders, beside hidden files
+# what stands between subject and side is of neither: 9000099_L.png shows 9000099, whom snapshots are asked for
 _NAME = re.compile(r"(?P<subject>.+?)[_ .-]*(?P<side>[LR])\.png")
 
 

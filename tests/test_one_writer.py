@@ -1,7 +1,9 @@
 """A folder is one process's until that process ends, however it does."""
 
+import errno
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 from doors import script
@@ -71,3 +73,16 @@ def test_a_folder_into_which_nothing_was_written_is_taken_away(tmp_path):
     with one_writer(tmp_path / "mine"):
         pass
     assert (tmp_path / "mine").is_dir()  # it was there before
+
+
+@pytest.mark.parametrize(("number", "goes_on"), [(errno.EOPNOTSUPP, True), (errno.EIO, False)])
+def test_a_file_system_without_locks_is_written_all_the_same_and_other_errors_come_out(
+    tmp_path, monkeypatch, number, goes_on
+):
+    def refused(*_):
+        raise OSError(number, "no")
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    with nullcontext() if goes_on else pytest.raises(OSError, match="no"), one_writer(tmp_path / "out"):
+        (tmp_path / "out" / "film.csv").touch()
+    assert (tmp_path / "out" / "film.csv").exists() == goes_on

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+# what a file system without locks answers; in kneel.engine.queue.locks likewise, which this room may not ask
+_NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class FolderBusy(OSError):
@@ -53,6 +57,8 @@ def _lock(folder: Path) -> int:
         os.close(place)
         what = "another process is writing into it; wait for it, stop it, or name another folder"
         raise FolderBusy(f"{folder}: {what}") from None
-    except OSError:  # a file system without locks
-        pass
+    except OSError as error:
+        if error.errno not in _NO_FLOCK:
+            os.close(place)
+            raise
     return place
