@@ -67,6 +67,8 @@ class Summary:
         How many knees were found on them.
     failed : int
         How many films could not be read, or showed no knee.
+    repeated : int
+        How many films of the tables are the same picture as another.
     interrupted : bool
         Whether the user stopped it; the rest was not tried.
     """
@@ -76,6 +78,7 @@ class Summary:
     read: int
     knees: int
     failed: int
+    repeated: int
     interrupted: bool
 
 
@@ -139,7 +142,7 @@ def read_films(
                     bar.update()
         except KeyboardInterrupt:
             interrupted = True
-        folder.write_tables({film.key for film in films})
+        repeated = folder.write_tables({film.key for film in films})
     records = folder.read_records()
     mine = [records[film.key] for film in films if film.key in records]
     return Summary(
@@ -148,6 +151,7 @@ def read_films(
         read=sum(record["status"] == "read" for record in mine),
         knees=sum(len(record.get("knees", ())) for record in mine),
         failed=sum(record["status"] == "failed" for record in mine),
+        repeated=repeated,
         interrupted=interrupted,
     )
 

@@ -304,4 +304,5 @@ def _words(summary: Summary, out: Path) -> str:
     read = f"{summary.read} of {summary.films} films read{earlier}, {summary.knees} knees"
     failed = f", {summary.failed} failed: {out / 'failures.csv'}" if summary.failed else ""
     stopped = "stopped: " if summary.interrupted else ""
-    return f"{stopped}{read}{failed}"
+    repeated = f"\n{summary.repeated} films are the same pictures as others: film_repeated in {out / 'results.csv'}"
+    return f"{stopped}{read}{failed}{repeated if summary.repeated else ''}"

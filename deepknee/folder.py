@@ -17,6 +17,7 @@ from deepknee.films import SHARDS, Film
 from deepknee.html import render
 from deepknee.knee_reading import KneeReading, Reading
 from deepknee.output import Folder, FolderError, folders_above, stamp_or_none
+from deepknee.repeats import mark_repeated
 from deepknee.report import (
     FAILURE_COLUMNS,
     FORMAT,
@@ -172,7 +173,7 @@ class OutputFolder(Folder):
         """
         return {path.stem: _load(path) for path in sorted(self.records.glob("*.json"))}
 
-    def write_tables(self, asked: Collection[str] = ()) -> None:
+    def write_tables(self, asked: Collection[str] = ()) -> int:
         """Write ``results.csv``, ``failures.csv`` and ``report.html`` from the records.
 
         Parameters
@@ -180,6 +181,11 @@ class OutputFolder(Folder):
         asked : collection of str
             Keys of the films of this run. A folder that could not be opened in an earlier one is no failure any more
             when films were found in it since.
+
+        Returns
+        -------
+        int
+            How many films of the tables are the same picture as another; see `deepknee.repeats`.
         """
         films = sorted(self.read_records().items(), key=lambda item: (item[1]["file"], item[0]))
         knees: list[tuple[str, Record]] = []
@@ -196,11 +202,13 @@ class OutputFolder(Folder):
                 knees += [(name, _load(self.knees / f"{name}.json")) for name in film["knees"]]
             else:
                 failures.append((film["file"], "its outputs were deleted since: read it again"))
+        repeats = mark_repeated([record for _, record in knees])
         rows = (result_cells(result_values(record)) for _, record in knees)
         write_atomic(self.root / "results.csv", to_csv(RESULT_COLUMNS, rows))
         write_atomic(self.root / "failures.csv", to_csv(FAILURE_COLUMNS, failures + others))
         pages = render(knees, failures, others, self.made_by, self._small, _link)
         write_atomic(self.root / "report.html", b"".join(pages))
+        return repeats
 
     def _ours(self, record: Record) -> bool:
         return record["status"] != "read" or self.made(record["made_by"], record["spacing_mm"])

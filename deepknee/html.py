@@ -44,6 +44,7 @@ FLAG_WORDS = {
     "magnification_ignored": "The header's magnification factor was not divided out: it is not from 1 to 2, or whether "
     "its pixel spacing is the detector's is not said.",
     "view_uncertain": "The header contradicts itself: by one tag the view is AP or PA, by another it is neither.",
+    "film_repeated": "The same picture was read under another name too, with the same landmarks: count it once.",
     "side_from_position": "Left or right was judged from the place on the film; the file does not say.",
 }
 

@@ -108,7 +108,8 @@ def read_over_ray(
             raise FolderError(
                 f"{folder.root}: {missing} films are lost: does another command write there? Run this one again"
             )
-    return Summary(len(films), len(films) - len(plan.pending), tally.read, tally.knees, tally.failed, interrupted)
+    earlier = len(films) - len(plan.pending)
+    return Summary(len(films), earlier, tally.read, tally.knees, tally.failed, tally.repeated, interrupted)
 
 
 def _on_cluster(

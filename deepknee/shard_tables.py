@@ -13,11 +13,13 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from deepknee.output import folders_above
+from deepknee.repeats import FLAG, fingerprint, repeated
 from deepknee.report import FAILURE_COLUMNS, RESULT_COLUMNS, result_cells
 from deepknee.shard_folder import Plan, ShardFolder
 from deepknee.shards import FAILED, READ, Row, by_name, load_arrow, load_shard, printable, result_fields, run_of
 from kneel.engine.atomic import opened_atomic
 
+_POINTS = slice(RESULT_COLUMNS.index("x0") - 1, RESULT_COLUMNS.index("y15"))  # of `Row.knee`, which has no file
 _GROUP = 20_000  # rows of results.parquet that are held until they are written
 
 
@@ -31,11 +33,14 @@ class Tally:
         Films.
     knees : int
         Knees of the films that were read.
+    repeated : int
+        Films of the tables that are the same picture as another; see `deepknee.repeats`.
     """
 
     read: int = 0
     failed: int = 0
     knees: int = 0
+    repeated: int = 0
 
 
 def write_tables(folder: ShardFolder, plan: Plan, *, interrupted: bool = False) -> Tally:
@@ -64,8 +69,8 @@ def write_tables(folder: ShardFolder, plan: Plan, *, interrupted: bool = False) 
         Tables cannot be written.
     """
     paths = folder.paths()
-    newest, firsts = _newest(folder, plan, paths, interrupted)
-    tally, last, others = Tally(), "", []
+    newest, firsts, repeats = _newest(folder, plan, paths, interrupted)
+    tally, last, others = Tally(repeated=len(repeats)), "", []
     results, failures = folder.root / "results.csv", folder.root / "failures.csv"
     with (
         _csv(results, RESULT_COLUMNS) as to_results,
@@ -76,8 +81,9 @@ def write_tables(folder: ShardFolder, plan: Plan, *, interrupted: bool = False) 
             if newest.get(row.key) != number:
                 continue
             if row.status == READ:
-                to_results(result_cells((row.file, *row.knee)))
-                to_parquet((printable(row.file), *row.knee))
+                knee = _flagged(row.knee) if row.key in repeats else row.knee
+                to_results(result_cells((row.file, *knee)))
+                to_parquet((printable(row.file), *knee))
             elif row.status == FAILED:
                 to_failures((row.file, row.reason))
             else:
@@ -133,12 +139,13 @@ def in_order(paths: Sequence[Path], firsts: Sequence[tuple[str, str] | None]) ->
 
 def _newest(
     folder: ShardFolder, plan: Plan, paths: Sequence[Path], interrupted: bool
-) -> tuple[dict[str, int], list[tuple[str, str] | None]]:
-    """Tell for every film which shard counts, and the first row of every shard that counts for any."""
+) -> tuple[dict[str, int], list[tuple[str, str] | None], frozenset[str]]:
+    """Tell for every film which shard counts, the first row of every shard that counts for any, and repeated films."""
     pending = {film.key: film for film in plan.pending}
     newest: dict[str, int] = {}
     unread: dict[str, str] = {}  # of the newest, with the file of those that failed
     in_folder: dict[str, str] = {}  # a film of each folder
+    prints: dict[str, int] = {}
     firsts: list[tuple[str, str] | None] = []
     runs = [run_of(path) for path in paths]
     for number, path in enumerate(paths):
@@ -154,7 +161,9 @@ def _newest(
                 newest[row.key] = number
                 if row.status == READ:
                     unread.pop(row.key, None)
+                    prints[row.key] = fingerprint(row.knee[_POINTS])
                 else:
+                    prints.pop(row.key, None)
                     unread[row.key] = row.file if row.status == FAILED else ""
                 in_folder[os.path.dirname(row.file)] = row.file
         firsts.append(by_name(shard.rows[0]))
@@ -163,7 +172,11 @@ def _newest(
         if file and key not in plan.asked and str(PurePath(file)) in opened:
             del newest[key]
     used = set(newest.values())
-    return newest, [first if number in used else None for number, first in enumerate(firsts)]
+    return newest, [first if number in used else None for number, first in enumerate(firsts)], repeated(prints)
+
+
+def _flagged(knee: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (*knee[:-1], ";".join(filter(None, (knee[-1], FLAG))))
 
 
 @contextmanager

@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import runpy
@@ -39,12 +40,26 @@ def films(tmp_path):
     """Two films that can be read."""
     for name in ("1", "2"):
         (tmp_path / "films" / f"{name}.dcm").parent.mkdir(exist_ok=True)
-        (tmp_path / "films" / f"{name}.dcm").write_text("R L")
+        (tmp_path / "films" / f"{name}.dcm").write_text(f"R L {name}")
     return tmp_path / "films"
 
 
 def read(*words):
     return cli.main(["read", *map(str, words)])
+
+
+def test_a_film_under_two_names_is_told(films, tmp_path, asked, capsys):
+    (films / "copy.dcm").write_text("R L 1")
+    assert read(films, "--out", tmp_path / "out") == 0
+    told = f"2 films are the same pictures as others: film_repeated in {tmp_path / 'out' / 'results.csv'}\n"
+    assert told in capsys.readouterr().out
+    with (tmp_path / "out" / "results.csv").open() as stream:
+        flags = {(Path(row["file"]).name, row["side"]): row["flags"] for row in csv.DictReader(stream)}
+    assert {knee for knee, words in flags.items() if words} == {(n, s) for n in ("1.dcm", "copy.dcm") for s in "RL"}
+    assert "same picture was read under another name" in (tmp_path / "out" / "report.html").read_text()
+    (films / "copy.dcm").unlink()
+    assert read(films / "2.dcm", "--out", tmp_path / "two") == 0
+    assert "same pictures" not in capsys.readouterr().out
 
 
 def test_all_read(films, tmp_path, asked, capsys):

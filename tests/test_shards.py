@@ -76,7 +76,12 @@ def test_tables_are_those_of_a_reading_without_a_cluster(films, tmp_path, size):
     expected = without(films, tmp_path / "one", spacing_mm=(0.4, 0.5))
     _, tally = run(films, size, out=tmp_path / "two", spacing=(0.4, 0.5), seed=size)
     assert tables(tmp_path / "two") == tables(tmp_path / "one")
-    assert tally == Tally(expected.read, expected.failed, expected.knees) == Tally(9, 3, 12)
+    counts = expected.read, expected.failed, expected.knees, expected.repeated
+    assert tally == Tally(*counts) == Tally(9, 3, 12, 8)
+    with (tmp_path / "two" / "results.csv").open(newline="") as stream:
+        flagged = [row["file"] for row in csv.DictReader(stream) if "film_repeated" in row["flags"]]
+    assert len(flagged) == 10, "all but the film whose left knee comes first"
+    assert not any(",.dcm" in name for name in flagged)
 
 
 def test_parquet_holds_the_same_in_full(films, tmp_path):
@@ -140,14 +145,14 @@ def test_a_stopped_overwrite_keeps_what_would_be_read_alike(films, tmp_path):
     write(films / "6", "R L")
     (films / "7").unlink()
     (films / "7").symlink_to("x" * 300)  # asking for its size is an error: File name too long
-    assert run(films, only=0, overwrite=True)[1] == Tally(7, 0, 9)
+    assert run(films, only=0, overwrite=True)[1] == Tally(7, 0, 9, 5)
     assert names(tmp_path / "out") == [name for name in before if name not in ("6", "7")]
     assert set(shards_before) <= set(shards(tmp_path / "out"))
     assert run(films, 4, only=1, overwrite=True)[1].failed > 0
     assert names(tmp_path / "out") == [name for name in before if name not in ("6", "7")]
     read, tally = run(films)
     assert read == [str(films / name) for name in ("3", "4", "5", "6", "7")]
-    assert tally == Tally(8, 4, 11)
+    assert tally == Tally(8, 4, 11, 7)
     assert "File name too long" in (tmp_path / "out" / "failures.csv").read_text()
     assert len(run(films, only=0, spacing=(0.4, 0.5))[0]) == 0
     assert names(tmp_path / "out") == [], "none with another spacing"
@@ -181,7 +186,7 @@ def test_a_folder_that_was_shut_is_no_failure_once_its_films_are_read(films, tmp
         _, tally = run(films, out=two)
         assert "more" not in names(two, "failures.csv")
         assert tables(two) == tables(one)
-        assert tally == Tally(9, 3, 12)
+        assert tally == Tally(9, 3, 12, 8)
 
 
 @pytest.mark.parametrize("damage", ["cut off", "a byte", "empty"])
