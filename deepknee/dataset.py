@@ -27,10 +27,8 @@ from kneel.imaging.cohort import read_cohort
 from kneel.imaging.radiograph import RadiographError
 
 _HERE = Path(__file__).parent
-_CODE = [
-    _HERE / f"{name}.py" for name in ("dataset", "sources", "graded_folder", "patches", "intensity", "polarity", "rois")
-]
-_CODE.append(Path(kneel.imaging.__file__).parent)  # the films' decoders
+_CODE = [_HERE / f"{name}.py" for name in ("dataset", "sources", "graded_folder", "patches", "intensity", "rois")]
+_CODE.append(Path(kneel.imaging.__file__).parent)  # the films' decoders, dark bone
 
 
 @dataclass(frozen=True, eq=False)

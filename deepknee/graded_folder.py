@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from deepknee.intensity import Contrast, adjust_contrast
 from deepknee.model import GRADES
 from deepknee.patches import PatchGeometry
-from deepknee.polarity import has_dark_bone
 from deepknee.roi_row import is_picture_name
 from deepknee.sources import DatasetError, GradedKnee, read_picture, refuse
 from kneel.imaging.crops import AnnotatedCrop, read_crops
 from kneel.imaging.geometry import Side
+from kneel.imaging.polarity import has_dark_bone
 
 LANDMARK_TABLE = "landmarks.csv"  # what scripts/data_stuff/locate_landmarks.py writes; columns of kneel.imaging.crops
 _NAMED = "SUBJECT followed by L or R and .png"

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from deepknee.boxes import BOX_MM
 from deepknee.grading_plan import AskedKnee, RoiTask
-from deepknee.polarity import HALF_MM, crops_are_dark, inverted
 from deepknee.roi_row import RoiRow, picture_name
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.geometry import RoiFrame, Side, Spacing
-from kneel.imaging.preparing import Problem, encode_png, orientation_remarks
-from kneel.imaging.radiograph import Radiograph, RadiographError, normalize_percentiles
+from kneel.imaging.polarity import HALF_MM, crops_are_dark, grey_levels, inverted
+from kneel.imaging.preparing import DARK_BONE, Problem, encode_png, orientation_remarks
+from kneel.imaging.radiograph import Radiograph, RadiographError
 from kneel.imaging.tags import is_frontal, is_pa
 
 ROIS = "rois"
@@ -147,20 +147,16 @@ def cut_rois(task: RoiTask, size: RoiSize, locate: Locate | None) -> tuple[RoiRe
     spacing = _spacing(film)
     joints, problems = _boxed(task, film) if locate is None else _located(task, locate(film))
     remarks = _remarks(task, film, spacing[0])
-    grey = _grey(film)
+    grey = grey_levels(film)
     if _dark(grey, joints):  # as reading does
         film = inverted(film)
-        grey = _grey(film)
-        remarks.append("its knees have dark bone, whatever the header says: it was inverted")
+        grey = grey_levels(film)
+        remarks.append(DARK_BONE)
         again = ({}, []) if locate is None else _located(task, locate(film))
         joints, problems = again if again[0] else (joints, problems)
     problems += [Problem(task.film.subject_id, "", task.film.name, "note", text) for text in remarks]
     rows, pictures = _cut(task, film, grey, spacing, joints, size)
     return RoiRecord(request, tuple(rows), tuple(problems)), pictures
-
-
-def _grey(film: Radiograph) -> NDArray[np.uint8]:
-    return np.rint(normalize_percentiles(film.pixels, padding=film.padding) * 255).astype(np.uint8)
 
 
 def _dark(grey: NDArray[np.uint8], joints: Mapping[Side, Joint]) -> bool:

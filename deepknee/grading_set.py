@@ -24,7 +24,7 @@ from kneel.imaging.one_writer import one_writer
 from kneel.imaging.preparing import Problem, write_table
 
 PROBLEMS = "problems.csv"
-_CODE = tuple(Path(__file__).with_name(f"{name}.py") for name in ("grading_film", "boxes", "polarity", "roi_row"))
+_CODE = tuple(Path(__file__).with_name(f"{name}.py") for name in ("grading_film", "boxes", "roi_row"))
 
 
 @dataclass(frozen=True)

@@ -58,9 +58,9 @@ class KneeReading:
         ``smaller_than_trained`` when the grader's ROI has a width in mm and the header tells the patient's alone,
         ``magnification_ignored`` when the header has a magnification factor by which nothing was divided,
         ``roi_outside_film`` when more than a tenth of the ROI has no picture, ``dark_bone`` when the film was read
-        inverted (`deepknee.polarity`), and where the header says that the film lies upside down ``upside_down`` when
-        it was read turned over, ``orientation_uncertain`` when the knees say otherwise; ``on_side`` where it says that
-        the film lies on its side, which is not looked into.
+        inverted (`kneel.imaging.polarity`), and where the header says that the film lies upside down ``upside_down``
+        when it was read turned over, ``orientation_uncertain`` when the knees say otherwise; ``on_side`` where it says
+        that the film lies on its side, which is not looked into.
     grade_set : tuple of int
         Neighbouring grades, among them `kl`, one of which is the true grade with a probability of `coverage` (see
         `deepknee.conformal`); empty where the grader has no threshold.

@@ -18,11 +18,11 @@ from deepknee.ensemble import Grader
 from deepknee.grade import Grade
 from deepknee.knee_reading import KneeReading, Reading, ReadingError
 from deepknee.model import GRADES
-from deepknee.polarity import inverted, knees_are_dark
 from deepknee.shared import SharedGrader
 from deepknee.weights import Weights, WeightsError, find_weights
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.geometry import RoiFrame, Spacing, millimetres_per_pixel, turn_points_over
+from kneel.imaging.polarity import inverted, knees_are_dark
 from kneel.imaging.radiograph import Radiograph, normalize_percentiles
 from kneel.imaging.tags import is_frontal
 from kneel.localize import KneeLocalizer, LocatedKnee

@@ -11,11 +11,11 @@ from pydantic import Field
 
 from deepknee.intensity import Contrast, adjust_contrast
 from deepknee.patches import PatchGeometry
-from deepknee.polarity import inverted, knees_are_dark
 from kneel.engine.config import Settings
 from kneel.imaging.cohort import CohortFilm
 from kneel.imaging.dicom import read_radiograph
-from kneel.imaging.radiograph import Radiograph, RadiographError, normalize_percentiles
+from kneel.imaging.polarity import bright_picture
+from kneel.imaging.radiograph import RadiographError
 
 
 class DatasetError(RadiographError):
@@ -151,9 +151,8 @@ def read_film(film: CohortFilm, geometry: PatchGeometry, contrast: Contrast) -> 
     spacing = radiograph.spacing_mm
     if spacing is None:
         raise RadiographError(f"{film.path}: no spacing, so annotations in mm cannot be placed on it")
-    picture, points = _grey(radiograph), [knee.film_points(spacing) for knee in film.knees]
-    if knees_are_dark(picture, points):
-        picture = _grey(inverted(radiograph))
+    points = [knee.film_points(spacing) for knee in film.knees]
+    picture, _ = bright_picture(radiograph, points)
     knees = []
     for knee, at in zip(film.knees, points, strict=True):
         look, scale = radiograph.look_of(knee.side), radiograph.roi_spacing_mm or spacing
@@ -161,10 +160,6 @@ def read_film(film: CohortFilm, geometry: PatchGeometry, contrast: Contrast) -> 
         name = f"{film.path}, knee {knee.side}"
         knees.append(GradedKnee(adjust_contrast(roi, contrast, geometry), knee.kl, knee.subject_id, name))
     return knees
-
-
-def _grey(film: Radiograph) -> NDArray[np.uint8]:
-    return np.rint(255 * normalize_percentiles(film.pixels, padding=film.padding)).astype(np.uint8)
 
 
 def refuse(problems: Sequence[str]) -> None:

@@ -13,8 +13,9 @@ from kneel.film_task import DrawnKnee, FilmTask, KneeRow, Problem, Record, reque
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.geometry import RoiFrame, Spacing, millimetres_per_pixel, resize_points
 from kneel.imaging.oai import detector_spacing
-from kneel.imaging.preparing import encode_png, orientation_remarks
-from kneel.imaging.radiograph import Radiograph, RadiographError, normalize_percentiles
+from kneel.imaging.polarity import bright_picture
+from kneel.imaging.preparing import DARK_BONE, encode_png, orientation_remarks
+from kneel.imaging.radiograph import Radiograph, RadiographError
 from kneel.imaging.schema import LC_SPACING_MM, ROI_SIZE, KneeAnnotation
 from kneel.imaging.via import FROM_BEHIND
 
@@ -49,10 +50,12 @@ def cut_pictures(task: FilmTask, *, hc: str, lc: str) -> tuple[Record, dict[str,
         return Record(task.subject_id, {}, problems=(problem,)), {}
     problems = [Problem(task.subject_id, both, str(task.path), "note", text) for text in _remarks(task, film)]
     good: list[KneeAnnotation] = []
+    points: list[NDArray[np.float64]] = []
     for knee in task.knees:
         wrong = _misplaced(knee, spacing, film.pixels.shape)
         if wrong is None:
             good.append(_annotate(task, knee, film.pixels.shape[1], spacing))
+            points.append(_on_film(knee, spacing))
         else:
             problems.append(Problem(task.subject_id, knee.side, str(task.path), "missing", wrong))
     describe = partial(
@@ -65,7 +68,10 @@ def cut_pictures(task: FilmTask, *, hc: str, lc: str) -> tuple[Record, dict[str,
         film_bytes=len(data),
         film_sha256=hashlib.sha256(data).hexdigest(),
     )
-    rows, pictures = _cut(task, film, good, spacing, (hc, lc), describe)
+    grey, dark = bright_picture(film, points)
+    if dark:
+        problems.append(Problem(task.subject_id, both, str(task.path), "note", DARK_BONE))
+    rows, pictures = _cut(task, grey, good, spacing, (hc, lc), describe)
     pixels = hashlib.sha256(f"{film.pixels.dtype} {film.pixels.shape}".encode() + film.pixels.tobytes()).hexdigest()
     done = Record(task.subject_id, request, tuple(rows), tuple(good), tuple(problems), film.patient_id, pixels)
     return done, pictures
@@ -73,7 +79,7 @@ def cut_pictures(task: FilmTask, *, hc: str, lc: str) -> tuple[Record, dict[str,
 
 def _cut(
     task: FilmTask,
-    film: Radiograph,
+    grey: NDArray[np.uint8],
     knees: Sequence[KneeAnnotation],
     spacing: Spacing,
     folders: tuple[str, str],
@@ -84,7 +90,6 @@ def _cut(
     pictures: dict[str, bytes] = {}
     if not knees:
         return rows, pictures
-    grey = np.rint(normalize_percentiles(film.pixels, padding=film.padding) * 255).astype(np.uint8)
     if not task.bilateral:  # room for the other knee, so that a half of the film is a knee
         black = np.zeros_like(grey)
         grey = np.hstack([grey, black] if knees[0].side == "R" else [black, grey])
@@ -137,7 +142,7 @@ def _remarks(task: FilmTask, film: Radiograph) -> list[str]:
 
 def _misplaced(knee: KneeAnnotation | DrawnKnee, spacing: Spacing, shape: tuple[int, ...]) -> str | None:
     """Say why points cannot be a knee on this film: outside of it, or running the wrong way."""
-    points = knee.points if isinstance(knee, DrawnKnee) else knee.film_points(spacing)
+    points = _on_film(knee, spacing)
     height, width = shape
     inside = ((points >= -0.5) & (points <= (width - 0.5, height - 0.5))).all(axis=1)
     if not inside.all():
@@ -154,6 +159,10 @@ def _misplaced(knee: KneeAnnotation | DrawnKnee, spacing: Spacing, shape: tuple[
             f"{'grow' if knee.side == 'R' else 'fall'}: wrong side, wrong order, or a mirrored film"
         )
     return None
+
+
+def _on_film(knee: KneeAnnotation | DrawnKnee, spacing: Spacing) -> NDArray[np.float64]:
+    return knee.points if isinstance(knee, DrawnKnee) else knee.film_points(spacing)
 
 
 def _annotate(task: FilmTask, knee: KneeAnnotation | DrawnKnee, width: int, spacing: Spacing) -> KneeAnnotation:

@@ -17,6 +17,7 @@ from kneel.imaging.cohort import CohortFilm, read_cohort
 from kneel.imaging.crops import AnnotatedCrop, read_crops, read_grey
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.geometry import RoiFrame, Side, Spacing
+from kneel.imaging.polarity import bright_picture
 from kneel.imaging.radiograph import RadiographError, normalize_percentiles
 from kneel.imaging.schema import (
     CENTER,
@@ -133,10 +134,9 @@ def _cut_film(film: CohortFilm, *, stage: Stage, spacing_mm: float, margin: floa
     radiograph = read_radiograph(film.path)
     if radiograph.spacing_mm is None:
         raise RadiographError(f"{film.path}: no spacing, so annotations in mm cannot be placed on it")
-    grey = normalize_percentiles(radiograph.pixels, padding=radiograph.padding)
-    picture = _to_bytes(grey)
     sides: list[Side] = [radiograph.look_of(knee.side) for knee in film.knees]
     points = [knee.film_points(radiograph.spacing_mm) for knee in film.knees]
+    picture, _ = bright_picture(radiograph, points)
     if stage == "hc":
         return [
             _roi_sample(picture, knee, at, side, radiograph.spacing_mm, spacing_mm, margin)

@@ -169,3 +169,12 @@ RAMP_HTJ2K = base64.b64decode(
     "APH4ACI0AMAAFTAABVjGxsagYjGCdgCOO+6448BCAb62AMAAFZAABaRgMBgMBueKenECdwDAgYGBgYGBgfoMYHv2MYHsugDAAC1IAAXQgKIoiqIo"
     "iqIoivn+Cnp6enpwgnsAxkaj0Wg0Go1Go9FoNBr/cYCEB79iEB79iEB79iEB7LMB/9k="
 )
+
+
+def deny_polarity(path: Path) -> None:
+    """Let a file say the opposite of what its grey levels mean."""
+    data = dcmread(path)
+    dark = data.PhotometricInterpretation == "MONOCHROME1"
+    data.PhotometricInterpretation = "MONOCHROME2" if dark else "MONOCHROME1"
+    data.PresentationLUTShape = "IDENTITY" if dark else "INVERSE"
+    data.save_as(path)

@@ -5,18 +5,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-import pydicom
 import pytest
 import torch
+from dicom_files import deny_polarity
 
 from deepknee.dataset import PatchDataset, load_knees, load_split
 from deepknee.graded_folder import graded_files, read_graded, subject_and_side
 from deepknee.patches import PatchGeometry
-from deepknee.polarity import has_dark_bone
 from deepknee.sources import DatasetError, GradedFolderSource, PhantomSource
 from kneel.engine.folds import LeakageError, marked_subjects, subject_marks
 from kneel.imaging.crops import read_crops
 from kneel.imaging.dicom import read_radiograph
+from kneel.imaging.polarity import has_dark_bone
 from kneel.imaging.radiograph import RadiographError, normalize_percentiles
 from kneel.imaging.schema import CENTER, read_annotations
 from kneel.phantom.cohort import write_cohort
@@ -215,11 +215,7 @@ def test_films_with_a_wrong_photometric_interpretation_are_righted(cohort: Path,
     shutil.copytree(cohort / "train", tmp_path / "train")
     wrong = sorted((tmp_path / "train" / "films").glob("*.dcm"))[1:]
     for path in wrong:
-        dataset = pydicom.dcmread(path)
-        dark = dataset.PhotometricInterpretation == "MONOCHROME1"
-        dataset.PhotometricInterpretation = "MONOCHROME2" if dark else "MONOCHROME1"
-        dataset.PresentationLUTShape = "IDENTITY" if dark else "INVERSE"
-        dataset.save_as(path)
+        deny_polarity(path)
     assert np.mean(read_radiograph(wrong[0]).pixels) != np.mean(
         read_radiograph(cohort / wrong[0].relative_to(tmp_path)).pixels
     )

@@ -1,8 +1,11 @@
+import shutil
+
 import cv2
 import numpy as np
 import pydicom
 import pytest
 import torch
+from dicom_files import deny_polarity
 
 from kneel.augment import AugmentSettings, TrainingTransform, validation_transform
 from kneel.dataset import LandmarkDataset
@@ -43,6 +46,20 @@ def test_hc_samples_are_the_films_own_pixels(cohort):
         np.testing.assert_allclose(grey_at(sample.picture, sample.points), on_film, atol=4)
         assert sample.picture.shape == (350, 350)
         assert sample.points[0, 0] < sample.points[8, 0]  # lateral at small x on both sides
+
+
+@pytest.mark.parametrize("stage", ["hc", "lc"])
+def test_films_with_a_wrong_photometric_interpretation_are_righted(cohort, tmp_path, stage):
+    """Else negatives would be learnt from, and measured on, in silence."""
+    expected = load_samples(cohort, SOURCE, "train", stage, spacing_mm=1.0, margin=0.0)
+    shutil.copytree(cohort, tmp_path / "wrong")
+    for path in (tmp_path / "wrong" / "films").glob("*.dcm"):
+        deny_polarity(path)
+    righted = load_samples(tmp_path / "wrong", SOURCE, "train", stage, spacing_mm=1.0, margin=0.0)
+    assert len(righted) == len(expected)
+    for mine, other in zip(righted, expected, strict=True):
+        np.testing.assert_allclose(mine.picture.astype(int), other.picture.astype(int), atol=2)
+        np.testing.assert_array_equal(mine.points, other.points)
 
 
 def test_lc_samples_hold_one_centre_inside_and_one_knee(cohort):

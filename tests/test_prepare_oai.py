@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pydicom
 import pytest
+from dicom_files import deny_polarity
 
 from kneel.film_task import DrawnKnee, FilmTask, Problem
 from kneel.imaging.dicom import read_radiograph
@@ -302,6 +303,22 @@ def test_a_film_that_lies_upside_down_by_its_header_is_noted_with_what_to_do(dow
     assert (problem.kind, problem.film, len(done.knees)) == ("note", str(tmp_path / "001"), 2)
     assert problem.problem.startswith("PatientOrientation says that the film lies upside down; it was taken as it is")
     assert "look at its pictures, and leave it out if" in problem.problem
+
+
+def test_dark_bone_that_the_header_denies_is_righted_and_noted(download, tmp_path):
+    task = tasks_of(download)[0]
+    shutil.copy(task.path, tmp_path / "001")
+    deny_polarity(tmp_path / "001")
+    plain = prepare_films(tmp_path / "plain", [task])
+    wrong = prepare_films(tmp_path / "wrong", [FilmTask(task.subject_id, tmp_path / "001", task.knees, "detector")])
+    assert plain.problems == ()
+    (problem,) = wrong.problems
+    assert (problem.kind, problem.problem[:24], len(wrong.knees)) == ("note", "its knees have dark bone", 2)
+    pictures = sorted(path.relative_to(tmp_path / "plain") for path in (tmp_path / "plain").rglob("*.png"))
+    assert len(pictures) == 3
+    for name in pictures:
+        mine, other = (cv2.imread(str(tmp_path / root / name), cv2.IMREAD_GRAYSCALE) for root in ("wrong", "plain"))
+        np.testing.assert_allclose(mine.astype(int), other.astype(int), atol=2)
 
 
 def test_a_film_without_spacing_is_listed(download, tmp_path):

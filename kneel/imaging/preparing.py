@@ -50,6 +50,9 @@ class Problem:
     problem: str
 
 
+DARK_BONE = "its knees have dark bone, whatever the header says: it was inverted"
+
+
 def orientation_remarks(film: Radiograph) -> list[str]:
     """Say that a film does not stand upright by its header, and what to do; nothing of one that does."""
     if not film.rows_reversed and film.on_side is None:

@@ -28,12 +28,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import deepknee
 import kneel.imaging
 from deepknee.graded_folder import LANDMARK_TABLE, graded_files, subject_and_side
 from deepknee.html import FLAG_WORDS
 from deepknee.patches import TIBIAL_WIDTH_MM
-from deepknee.polarity import has_dark_bone, inverted
 from deepknee.sources import DatasetError
 from deepknee.weights import Weights, WeightsError, find_weights
 from kneel.finding import FINDS
@@ -41,6 +39,7 @@ from kneel.imaging.crops import COLUMNS, PICTURE
 from kneel.imaging.dicom import read_radiograph
 from kneel.imaging.finished import code_digest
 from kneel.imaging.one_writer import one_writer
+from kneel.imaging.polarity import has_dark_bone, inverted
 from kneel.imaging.preparing import Problem, exit_status, run_tasks, write_table
 from kneel.imaging.radiograph import RadiographError
 from kneel.imaging.writing import write_whole
@@ -50,7 +49,6 @@ MORE = ("confidence", "flags", "weights", "made_from", PICTURE)
 CODE = [
     *FINDS,
     Path(kneel.imaging.__file__).parent,
-    Path(deepknee.__file__).with_name("polarity.py"),
     Path(__file__),
 ]  # what decides, besides networks and picture, what is in a row
 CURE = "take the picture away, or add its row to landmarks.csv by hand, with the column weights left empty"

@@ -8,12 +8,39 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from kneel.imaging.radiograph import Radiograph
+from kneel.imaging.radiograph import Radiograph, normalize_percentiles
 
 _LIMIT = -0.25
 _WHITE, _ALL = 254, 0.99
 _HALF_WIDTH = 0.64  # of a crop of the public set, in tibial widths
 HALF_MM = 50.6  # the same of a knee of the mean tibial width, 79 mm
+
+
+def bright_picture(film: Radiograph, knees: Sequence[NDArray[np.float64]]) -> tuple[NDArray[np.uint8], bool]:
+    """Return a film whose landmarks are known in 8 bits, with bright bone whatever its header says.
+
+    Parameters
+    ----------
+    film : Radiograph
+        The film.
+    knees : sequence of ndarray, shape (16, 2)
+        Landmarks of its knees in film pixels.
+
+    Returns
+    -------
+    picture : ndarray, shape (H, W), uint8
+        After `kneel.imaging.radiograph.normalize_percentiles` of the whole film.
+    dark : bool
+        Whether it had dark bone, and was inverted.
+    """
+    picture = grey_levels(film)
+    dark = knees_are_dark(picture, knees)
+    return (grey_levels(inverted(film)) if dark else picture), dark
+
+
+def grey_levels(film: Radiograph) -> NDArray[np.uint8]:
+    """Return a film as it is in 8 bits, after `kneel.imaging.radiograph.normalize_percentiles` of all of it."""
+    return np.rint(255 * normalize_percentiles(film.pixels, padding=film.padding)).astype(np.uint8)
 
 
 def has_dark_bone(roi: NDArray[np.uint8]) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from oracle import FakeGrader, FakeLocalizer, place_knee
 
 from deepknee.pipeline import read_knees
-from deepknee.polarity import has_dark_bone, inverted, knees_are_dark
+from kneel.imaging.polarity import has_dark_bone, inverted, knees_are_dark
 from kneel.imaging.radiograph import Radiograph
 
 
