@@ -39,7 +39,7 @@ def grading_metrics(probabilities: NDArray[np.floating], grades: NDArray[np.inte
         auc_oa
             Area under the ROC curve of P(KL >= 2) against KL >= 2; NaN where only one of the two occurs.
         cross_entropy
-            Mean negative log of the true grade's probability, which counts as no less than the smallest float.
+            Mean negative log of the true grade's probability, which counts as no less than 2.2e-16.
 
     Raises
     ------

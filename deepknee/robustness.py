@@ -26,6 +26,7 @@ from deepknee.predictions import GradePredictions, grade_knees, source_of
 from deepknee.resample import resampled_metrics
 from deepknee.sources import read_picture
 from kneel.bootstrap import RESAMPLES, SubjectBootstrap, interval
+from kneel.imaging.crops import PICTURE
 from kneel.imaging.geometry import turn_about_middle
 
 Picture = NDArray[np.uint8]
@@ -178,7 +179,8 @@ def _move_landmarks(
     table: pd.DataFrame, change: Change, names: dict[str, str], shapes: dict[str, tuple[int, int]]
 ) -> pd.DataFrame:
     table = table[table.file.isin(names)].reset_index(drop=True)
-    table = table.assign(file=[names[file] for file in table.file])
+    # other pictures, so other digests: that the points were found on the plain ones is checked when those are graded
+    table = table.assign(file=[names[file] for file in table.file]).drop(columns=PICTURE, errors="ignore")
     columns = [column for column in table if column[0] in "xy" and column[1:].isdigit()]
     points = table[columns].to_numpy(float).reshape(len(table), -1, 2)
     matrices = np.array([change.matrix(shapes[file]) for file in table.file])

@@ -55,7 +55,7 @@ examples
   evaluate_kl.py --data DATA/chen2018/test --weights workdir/mine --against workdir/resnet --out both
   evaluate_kl.py --data DATA/most --weights workdir/five_folds --out_of_fold --out folds
   evaluate_kl.py --predictions a/predictions.csv --against b/predictions.csv --out both"""
-PREDICTIONS = "predictions.csv"
+PREDICTIONS, AGAINST = "predictions.csv", "predictions_against.csv"
 USER_ERRORS = (
     *(PredictionTableError, WeightsError, SnapshotError, LeakageError, DeviceError, ConfigError, RadiographError),
     *(AnnotationError, OSError),
@@ -73,16 +73,18 @@ def main(words: Sequence[str] | None = None) -> int:
         first, grader = _predictions(given, made_of)
         second = _graded(given, given.against, made_of) if given.against is not None and table is None else None
         models = [first, *(_beside(first, other) for other in (table, second) if other is not None)]
-        # nothing is written before all is graded: what is refused leaves an older report whole
-        if grader is not None:
-            _keep(given.out / PREDICTIONS, first)
-        if second is not None:
-            _keep(given.out / "predictions_against.csv", second)
         robust = None
         if grader is not None and given.robustness:
             robust = robustness_table(grader, given.data, first, resamples=given.resamples)
         how = {"resamples": given.resamples, "coverage": given.coverage, "largest": given.largest}
         evaluated = [evaluate(one, **how) for one in models]
+        # nothing is written before all is done: what is refused leaves an older report whole
+        if grader is not None:
+            _keep(given.out / PREDICTIONS, first)
+        if grader is not None and given.against is None:
+            (given.out / AGAINST).unlink(missing_ok=True)
+        if second is not None:
+            _keep(given.out / AGAINST, second)
         write_report(given.out, evaluated, **how, made_of=made_of, robustness=robust, robustness_words=WORDS)
     except USER_ERRORS as error:
         print(f"evaluate_kl: {error}", file=sys.stderr)
@@ -137,6 +139,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    if given.out.exists() and not given.out.is_dir():
+        parser.error(f"--out {given.out}: is a file; must be a folder")
     if given.resamples < 1 or given.largest < 1:
         parser.error("--resamples and --largest must be 1 or more")
     if not 0 < given.coverage < 1:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -14,22 +15,27 @@ from graded_tables import made_up
 
 from deepknee.calibration import cross_fit
 from deepknee.ensemble import Grader
-from deepknee.graded_folder import read_graded
+from deepknee.graded_folder import graded_files, read_graded, subject_and_side
 from deepknee.intensity import Intensity
 from deepknee.member import GraderSettings, load_member
+from deepknee.metrics import grading_metrics
 from deepknee.networks import SiameseSettings, build_net
 from deepknee.patches import PatchGeometry
 from deepknee.predictions import (
+    GradePredictions,
     grade_folder,
     read_predictions,
     source_of,
     write_predictions,
 )
-from deepknee.robustness import CHANGES, robustness_table, write_changed
+from deepknee.resample import resampled_metrics
+from deepknee.robustness import CHANGES, _row, robustness_table, write_changed
 from deepknee.sources import DatasetError
+from kneel.bootstrap import SubjectBootstrap
 from kneel.engine.folds import subject_marks
 from kneel.engine.pixel_cache import cache_folder
 from kneel.engine.snapshot import load_snapshot, save_snapshot
+from kneel.imaging.radiograph import RadiographError
 
 SIZE = 140
 GEOMETRY = PatchGeometry(roi_mm=50.0, roi_px=SIZE, crop=136, patch=64, top=40)
@@ -143,6 +149,70 @@ def test_mirroring_and_inversion_change_nothing(data: Path, weights: Path) -> No
         assert roi[:, 40:100].mean() > roi[:, :8].mean()
 
 
+def test_graders_that_follow_landmarks_go_through_all_changes(data: Path, tmp_path: Path) -> None:
+    """With a table as locate_landmarks.py writes it, which knows the very bytes of each picture."""
+    shutil.copytree(data, tmp_path / "val")
+    rows = []
+    for path in graded_files(tmp_path / "val"):
+        subject, side = subject_and_side(path)
+        points = np.stack([np.linspace(30, 110, 16), np.full(16, SIZE / 2)], 1)
+        rows.append(
+            {"file": f"{path.parent.name}/{path.name}", "subject_id": subject, "side": side, "kl": path.parent.name}
+            | {"split": "val", "mm_per_px": 1, "inverted": 0}
+            | {"picture_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+            | {f"{axis}{number}": points[number, "xy".index(axis)] for number in range(16) for axis in "xy"}
+        )
+    pd.DataFrame(rows).to_csv(tmp_path / "val" / "landmarks.csv", index=False)
+    torch.manual_seed(0)
+    model, geometry = SiameseSettings(width=2), GEOMETRY.model_copy(update={"follow": "landmarks"})
+    how = GraderSettings(model=model, geometry=geometry, intensity=Intensity(mean=0.4, std=0.05))
+    (tmp_path / "w").mkdir()
+    save_snapshot(
+        tmp_path / "w" / "best.safetensors",
+        build_net(model).state_dict(),
+        {"task": "kl", "name": "tiny", "fold": 0, **how.model_dump(mode="json")},
+    )
+    words = ["--data", str(tmp_path / "val"), "--weights", str(tmp_path / "w"), "--out", str(tmp_path / "out")]
+    assert script("evaluate_kl").main([*words, "--robustness", "--resamples", "5"]) == 0
+    table = pd.read_csv(tmp_path / "out" / "robustness.csv").set_index("condition")
+    assert len(table) == 1 + len(CHANGES)
+    assert table.largest_change["inverted"] < 1e-6
+
+
+def test_what_is_refused_leaves_an_older_report_whole(
+    data: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate, out = script("evaluate_kl"), tmp_path / "out"
+    words = ["--data", str(data), "--weights", str(weights), "--resamples", "5", "--out", str(out)]
+    assert evaluate.main([*words, "--against", str(weights / "fold_0" / "best.safetensors")]) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RadiographError("a picture that cannot be changed")
+
+    monkeypatch.setattr(evaluate, "robustness_table", refuse)
+    assert evaluate.main([*words, "--robustness"]) == 2
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert evaluate.main(words) == 0
+    assert not {"predictions_against.csv", "comparison.csv"} & {path.name for path in out.iterdir()}
+
+
+def test_loss_is_what_the_changed_pictures_cost() -> None:
+    """A changed set that is graded worse has a positive loss, whose interval is that of a loop over the resamples."""
+    plain = made_up(25)
+    truth = np.eye(5)[plain.grades]
+    good = GradePredictions("m", plain.knees, 0.9 * truth + 0.02)
+    bad = GradePredictions("m", plain.knees, 0.9 * np.roll(truth, 1, axis=1) + 0.02)
+    bootstrap = SubjectBootstrap(good.subjects, resamples=50)
+    before = resampled_metrics(good.probabilities, good.grades, bootstrap)["kappa"]
+    row = _row("worse", bad, good, before, bootstrap)
+    lost = 1 - grading_metrics(bad.probabilities, bad.grades)["kappa"]
+    assert row["loss"] == pytest.approx(lost)
+    assert row["low"] <= lost <= row["high"]
+    assert (row["changed"], row["accuracy"]) == (1, 0)
+    assert row["low"] > 0
+
+
 def test_changed_pictures_stay_out_of_the_cache(data: Path, weights: Path) -> None:
     grader, folder = grader_of(weights), cache_folder()
     assert folder is not None
@@ -197,6 +267,7 @@ def test_calibration_is_stored_and_read_again(
     assert settings[0].conformal == settings[1].conformal
     assert settings[0].conformal is not None
     assert settings[0].conformal.networks == 2
+    assert len(settings[0].conformal.fit) == 16
     for path, weights_before in zip(paths, before, strict=True):
         for name, tensor in load_snapshot(path)[0].items():
             assert torch.equal(tensor, weights_before[name])
@@ -306,11 +377,12 @@ def test_predictions_to_compare_with_are_never_replaced(
         (["--predictions", "x.csv", "--robustness"], "give --data"),
         (["--predictions", "x.csv", "--against", "folder"], "needs --data"),
         (["--predictions", "x.csv", "--coverage", "90"], "between 0 and 1"),
+        (["--predictions", "x.csv", "--out", __file__], "is a file; must be a folder"),
     ],
 )
 def test_options_that_do_not_fit(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        script("evaluate_kl").main([*words, "--out", "nowhere"])
+        script("evaluate_kl").main(["--out", "nowhere", *words])
     assert message in capsys.readouterr().err
 
 
