@@ -78,11 +78,21 @@ def joint_space_widths(points: ArrayLike) -> tuple[Values, Values]:
     Returns
     -------
     medial, lateral : ndarray, shape (...)
-        Smallest distance of the polylines 13..15 (femur) to 6..8 (tibia), and 9..11 to 0..2; 0 where they cross.
+        Smallest distance of the polylines 13..15 (femur) to 6..8 (tibia), and 9..11 to 0..2; 0 where they cross, or
+        where femur lies below tibia.
     """
     points = _checked(points)
-    medial = polyline_distance(points[..., 13:16, :], points[..., 6:9, :])
-    return medial, polyline_distance(points[..., 9:12, :], points[..., 0:3, :])
+    along = points[..., 8, :] - points[..., 0, :]
+    up = np.stack([along[..., 1], -along[..., 0]], -1)
+    up *= np.where(((points[..., 9:, :].mean(-2) - points[..., :9, :].mean(-2)) * up).sum(-1) < 0, -1, 1)[..., None]
+    medial, lateral = (
+        np.where(_overlap(femur, tibia, along, up), 0.0, polyline_distance(femur, tibia))[()]
+        for femur, tibia in (
+            (points[..., 13:16, :], points[..., 6:9, :]),
+            (points[..., 9:12, :], points[..., 0:3, :]),
+        )
+    )
+    return medial, lateral
 
 
 def joint_line_convergence(points: ArrayLike) -> Values:
@@ -130,6 +140,20 @@ def _checked(points: ArrayLike) -> Values:
     if values.shape[-2:] != (16, 2):
         raise ValueError(f"points have shape {values.shape}: must be (..., 16, 2)")
     return values
+
+
+def _overlap(femur: Values, tibia: Values, along: Values, up: Values) -> NDArray[np.bool_]:
+    """Say whether a corner of the femur lies below the tibia's line, or one of the tibia's above that of the femur."""
+    return _under(femur, tibia, along, up) | _under(tibia, femur, along, -up)
+
+
+def _under(points: Values, line: Values, along: Values, up: Values) -> NDArray[np.bool_]:
+    place, height = ((points * axis[..., None, :]).sum(-1)[..., :, None] for axis in (along, up))
+    places, heights = ((line * axis[..., None, :]).sum(-1)[..., None, :] for axis in (along, up))
+    start, end = places[..., :-1], places[..., 1:]
+    beside = ((place - start) * (place - end) <= 0) & (start != end)
+    share = (place - start) / np.where(beside, end - start, 1)
+    return (beside & (height < heights[..., :-1] + share * np.diff(heights))).any((-2, -1))
 
 
 def _points_to_polyline(points: Values, line: Values) -> Values:

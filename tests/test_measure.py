@@ -65,6 +65,20 @@ def test_crossing_bones_have_no_joint_space():
     assert polyline_distance(*crossed) == 0
 
 
+def test_overlapping_bones_have_no_joint_space(knees):
+    """Where the femur's line lies wholly below the tibia's nothing crosses, and the distance is no joint space."""
+    for gap, expected in ((0.5, 0.5), (0.0, 0.0), (-0.5, 0.0), (-3.0, 0.0)):
+        x = np.linspace(-40, 40, 9)
+        points = np.array([(each, 4.0) for each in x] + [(each, 4.0 - gap) for each in (-38, -25, -12, 0, 12, 25, 38)])
+        points[[9, 15], 1] -= 20  # the epicondyles
+        points[[9, 15], 0] *= 1.5  # beyond the tibia, so that no line crosses
+        for turn in np.radians((0, 30, 100)):
+            turned = points @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+            for both in (turned, turned * (-1, 1)):
+                assert joint_space_widths(both) == (pytest.approx(expected), pytest.approx(expected))
+    assert (np.array(joint_space_widths(knees)) > 0).all()
+
+
 def test_convergence_is_positive_where_the_joint_opens_laterally():
     points = flat()
     turn = np.radians(5)
