@@ -12,8 +12,11 @@ from heapq import heappop, heappush
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from deepknee.output import folders_above
-from deepknee.repeats import FLAG, fingerprint, repeated
+from deepknee.repeats import FLAG, outline, repeated
 from deepknee.report import FAILURE_COLUMNS, RESULT_COLUMNS, result_cells
 from deepknee.shard_folder import Plan, ShardFolder
 from deepknee.shards import FAILED, READ, Row, by_name, load_arrow, load_shard, printable, result_fields, run_of
@@ -145,7 +148,7 @@ def _newest(
     newest: dict[str, int] = {}
     unread: dict[str, str] = {}  # of the newest, with the file of those that failed
     in_folder: dict[str, str] = {}  # a film of each folder
-    prints: dict[str, int] = {}
+    outlines: dict[str, NDArray[np.float32]] = {}
     firsts: list[tuple[str, str] | None] = []
     runs = [run_of(path) for path in paths]
     for number, path in enumerate(paths):
@@ -161,9 +164,9 @@ def _newest(
                 newest[row.key] = number
                 if row.status == READ:
                     unread.pop(row.key, None)
-                    prints[row.key] = fingerprint(row.knee[_POINTS])
+                    outlines[row.key] = outline(row.knee[_POINTS])
                 else:
-                    prints.pop(row.key, None)
+                    outlines.pop(row.key, None)
                     unread[row.key] = row.file if row.status == FAILED else ""
                 in_folder[os.path.dirname(row.file)] = row.file
         firsts.append(by_name(shard.rows[0]))
@@ -172,7 +175,7 @@ def _newest(
         if file and key not in plan.asked and str(PurePath(file)) in opened:
             del newest[key]
     used = set(newest.values())
-    return newest, [first if number in used else None for number, first in enumerate(firsts)], repeated(prints)
+    return newest, [first if number in used else None for number, first in enumerate(firsts)], repeated(outlines)
 
 
 def _flagged(knee: tuple[Any, ...]) -> tuple[Any, ...]:

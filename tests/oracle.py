@@ -97,7 +97,7 @@ class FakeReader(Reader):
         spacing = spacing_mm or (0.5, 0.5)
         sides = [word for word in words if word in ("R", "L")]
         x = {"R": 100, "L": 300}
-        y = 150 + zlib.crc32(text) % 997 / 1000  # other films, other places; the same film, the same
+        y = 150 + zlib.crc32(text) % 997 / 50  # other films, other places; the same film, the same
         localizer = FakeLocalizer([place_knee(side, (x[side], y), spacing) for side in sides])
         return read_knees(film(spacing_mm=spacing, source=str(source)), localizer, self.grader)
 

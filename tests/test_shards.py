@@ -206,6 +206,17 @@ def test_a_damaged_shard_is_named_and_its_films_are_read_again(films, tmp_path, 
     assert tables(tmp_path / "out") == expected
 
 
+def test_what_failed_since_it_was_read_counts_as_failed(films, tmp_path):
+    """Read in the first run, failed in the second, not asked for in the third: the newest that tried it counts."""
+    out = tmp_path / "out"
+    run(films, out=out)
+    write(films / "1", "bad")
+    run(films, out=out)
+    run(films / "more", out=out)
+    assert "1" not in names(out)
+    assert "1" in names(out, "failures.csv")
+
+
 def test_what_is_no_shard_is_refused(films, tmp_path):
     run(films)
     path = shards(tmp_path / "out")[0]
