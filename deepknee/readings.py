@@ -63,12 +63,15 @@ class Grade:
         Why there is none; empty when there is one.
     remark : str
         What was decided between several readings; mostly empty.
+    missing : bool
+        Whether nothing was read, which says nothing against another reading: an empty cell, or a code for that.
     """
 
     kl: int | None
     code: str
     reason: str = ""
     remark: str = ""
+    missing: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,9 +177,9 @@ def parse_grade(value: object, taken: Mapping[str, int] | None = None) -> Grade:
     if taken and short in taken:
         return Grade(taken[short], code)
     if not short:
-        return Grade(None, code, "no grade: the cell is empty or a missing value of SAS")
+        return Grade(None, code, "no grade: the cell is empty or a missing value of SAS", missing=True)
     if _MISSING.fullmatch(short):
-        return Grade(None, code, f"no grade: the reading is {code}, a code of missing values")
+        return Grade(None, code, f"no grade: the reading is {code}, a code of missing values", missing=True)
     try:
         number = float(short)
     except ValueError:
@@ -249,11 +252,12 @@ def read_readings(
 
 def _one(several: list[tuple[str, Grade]]) -> Grade:
     """Take one of several readings of a knee."""
+    read = [(project, grade) for project, grade in several if not grade.missing] or several
     # not by what stands there: text tables write 3 as "3: 3"
-    grades = {(grade.kl, grade.reason): grade for _, grade in several}
+    grades = {(grade.kl, grade.reason): grade for _, grade in read}
     if len(grades) == 1:
-        return several[0][1]
-    own = {(grade.kl, grade.reason): grade for project, grade in several if project == _FIRST_PROJECT}
+        return read[0][1]
+    own = {(grade.kl, grade.reason): grade for project, grade in read if project == _FIRST_PROJECT}
     told = ", ".join(
         f"{grade.code or 'nothing'}{f' (project {project})' if project else ''}" for project, grade in several
     )

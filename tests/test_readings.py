@@ -117,6 +117,16 @@ def test_readers_that_differ(tmp_path):
         read_readings([table], OAI, project="7")
 
 
+def test_what_was_not_read_contradicts_nothing(tmp_path):
+    """An empty cell, or a code for that, gives way to a reading; a replaced joint does not."""
+    rows = ["1,1,15,", "1,1,37,2", "2,1,37,2", "2,1,42,.", "3,1,15,8", "3,1,37,2", "4,1,15,", "4,1,37,.A"]
+    table = write(tmp_path / "t.csv", "ID,SIDE,READPRJ,V00XRKL\n" + "\n".join(rows))
+    one, two, three, four = read_readings([table], OAI).grades.values()
+    assert [grade.kl for grade in (one, two, three, four)] == [2, 2, None, None]
+    assert three.reason == "prosthesis: the reading is 8"
+    assert four.reason.startswith("no grade: ")
+
+
 def test_a_project_that_was_asked_for_needs_its_column(tmp_path):
     table = write(tmp_path / "t.csv", "ID,SIDE,READPRJ,V00XRKL\n1,1,15,2\n1,1,37,3\n")
     bare = write(tmp_path / "bare.csv", "ID,SIDE,V00XRKL\n1,1,2\n")
