@@ -1,8 +1,8 @@
 """Graded knees in memory, without a subject on both sides of a split."""
 
-import hashlib
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,13 @@ from deepknee.intensity import Contrast
 from deepknee.patches import PatchGeometry
 from deepknee.rois import graded_rois, read_graded_roi
 from deepknee.sources import DatasetError, GradedKnee, Source, read_film, refuse
-from kneel.engine.folds import LeakageError, check_leakage, grouped_folds
+from kneel.engine.folds import check_leakage, check_pictures, grouped_folds, picture_digest
 from kneel.engine.pixel_cache import Pictures, cached
 from kneel.engine.reading import read_all
 from kneel.imaging.cohort import read_cohort
 from kneel.imaging.radiograph import RadiographError
 
+_log = logging.getLogger(__name__)
 _HERE = Path(__file__).parent
 _CODE = [_HERE / f"{name}.py" for name in ("dataset", "sources", "graded_folder", "patches", "intensity", "rois")]
 _CODE.append(Path(kneel.imaging.__file__).parent)  # the films' decoders, dark bone
@@ -156,21 +157,8 @@ def load_split(
     else:
         both = load_knees(root / source.train, source, geometry, contrast)
         train, val = map(both.subset, grouped_folds(both.subjects, both.grades.tolist(), folds, seed)[fold])
-    _check_pictures(train, val)
+    check_pictures(*(zip(part.names, part.rois, strict=True) for part in (train, val)))
     return train, val
-
-
-def _check_pictures(train: GradedKnees, val: GradedKnees) -> None:
-    """Refuse a picture that is there under two names, of which subjects tell nothing."""
-    known = dict(zip(map(_digest, train.rois), train.names, strict=True))
-    named = zip(map(_digest, val.rois), val.names, strict=True)
-    if pairs := [(known[digest], name) for digest, name in named if digest in known]:
-        first, more = " and ".join(pairs[0]), f"; {len(pairs) - 1} more such" if len(pairs) > 1 else ""
-        raise LeakageError(f"the same picture in training and in validation: {first}{more}")
-
-
-def _digest(roi: NDArray[np.uint8]) -> bytes:
-    return hashlib.sha256(roi.tobytes()).digest()
 
 
 def load_knees(
@@ -221,7 +209,17 @@ def load_knees(
     kept = cached(make, depends_on, _CODE, str(folder)) if keep else Pictures(*make())
     grade, subject, name = ([note[field] for note in kept.notes] for field in ("grade", "subject", "name"))
     names = tuple(str(folder / each) for each in name)
+    _tell_repeats(names, kept.pixels)
     return GradedKnees(kept.stacked(), np.array(grade, np.int64), tuple(subject), names)
+
+
+def _tell_repeats(names: Sequence[str], rois: Iterable[NDArray[np.uint8]]) -> None:
+    """Warn of a picture that is there under several names: it counts as several knees."""
+    known: dict[bytes, str] = {}
+    pairs = [(known.setdefault(picture_digest(roi), name), name) for name, roi in zip(names, rois, strict=True)]
+    if same := [f"{other} and {one}" for one, other in pairs if one != other]:
+        more = f", and {len(same) - 1} more such" if len(same) > 1 else ""
+        _log.warning("the same picture under two names, which count as two knees: %s%s", same[0], more)
 
 
 def _below(folder: Path, name: str) -> str:

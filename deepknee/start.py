@@ -1,12 +1,11 @@
 """Graders that start from the weights of another training."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from deepknee.model import GradingNet
 from kneel.engine.config import ConfigError
-from kneel.engine.transfer import weights_of_split
+from kneel.engine.transfer import weights_digest, weights_of_split
 
 
 def transfer_weights(net: GradingNet, path: Path, split: Mapping[str, str]) -> tuple[str, str]:
@@ -40,7 +39,4 @@ def transfer_weights(net: GradingNet, path: Path, split: Mapping[str, str]) -> t
         net.load_state_dict(weights)
     except RuntimeError as error:
         raise ConfigError(f"{path}: does not fit; model must be as in that experiment ({error})") from error
-    digest = hashlib.sha256()  # of the weights alone: calibrating that training later makes no other start of it
-    for name, value in sorted(weights.items()):
-        digest.update(name.encode() + value.contiguous().numpy().tobytes())
-    return f"{meta['name']}, sha256 of the weights {digest.hexdigest()}", meta.get("trained_on", "")
+    return f"{meta['name']}, sha256 of the weights {weights_digest(weights)}", meta.get("trained_on", "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -20,12 +19,13 @@ from kneel.dataset import AugmentedDataset, LandmarkDataset, LandmarkSample
 from kneel.engine.board import Board
 from kneel.engine.config import ConfigError
 from kneel.engine.fit import FitResult, fit
-from kneel.engine.folds import check_leakage, grouped_folds, split_digest, subject_marks
+from kneel.engine.folds import check_leakage, check_pictures, grouped_folds, split_digest, subject_marks
 from kneel.engine.mixup import Pass, mixup_passes
 from kneel.engine.parallel import batch_mean, whole_batch
 from kneel.engine.reading import grey_statistics
 from kneel.engine.same import digests
-from kneel.engine.transfer import start_of, weights_of_split
+from kneel.engine.snapshot import load_snapshot
+from kneel.engine.transfer import start_of, weights_digest, weights_of_split
 from kneel.experiment import LandmarkExperiment
 from kneel.losses import build_criterion, visible_mean
 from kneel.metrics import error_intervals, error_summary, radial_errors
@@ -77,10 +77,12 @@ class LandmarkTask:
         if self.experiment.data.val is not None:
             val = self._load("val")
             check_leakage([s.subject_id for s in train], [s.subject_id for s in val])
+            _check_pictures(train, val)
             return train, val
         groups, grades = [s.subject_id for s in train], [s.kl for s in train]
         split = grouped_folds(groups, grades, self.experiment.folds, self.experiment.training.seed)[self.fold]
         kept, held = ([train[i] for i in part] for part in split)
+        _check_pictures(kept, held)
         return kept, held
 
     def _load(self, split: Split) -> list[LandmarkSample]:
@@ -209,7 +211,7 @@ class LandmarkTask:
                 marks: subject_marks(sample.subject_id for sample in part)
                 for marks, part in zip(("trained_on", "chosen_on"), self.samples, strict=True)
             },
-            "transfer": None if self.transfer is None else hashlib.sha256(self.transfer.read_bytes()).hexdigest(),
+            "transfer": None if self.transfer is None else weights_digest(load_snapshot(self.transfer)[0]),
             "subjects": dict(
                 zip(("train", "val"), (len({s.subject_id for s in part}) for part in self.samples), strict=True)
             ),
@@ -218,6 +220,10 @@ class LandmarkTask:
             shape = MeanShape.of(sample.points * self.experiment.roi.spacing_mm for sample in self.samples[0])
             described["shape"] = {"points": shape.points.round(4).tolist(), "residual": round(shape.residual, 4)}
         return described
+
+
+def _check_pictures(*parts: list[LandmarkSample]) -> None:
+    check_pictures(*([(f"subject {s.subject_id}, knee {s.side}", s.picture) for s in part] for part in parts))
 
 
 def train_landmarks(

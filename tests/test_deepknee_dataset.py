@@ -1,4 +1,5 @@
 import hashlib
+import re
 import shutil
 from pathlib import Path
 
@@ -245,6 +246,18 @@ def test_items_are_patches_and_grade(tmp_path: Path) -> None:
     np.testing.assert_array_equal(lateral[0].numpy(), knees.rois[7, 15:45, :30])
 
 
+def test_a_picture_under_two_names_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rng = np.random.default_rng(0)
+    for grade in range(5):
+        (tmp_path / str(grade)).mkdir()
+        cv2.imwrite(str(tmp_path / str(grade) / f"{grade}L.png"), rng.integers(0, 255, (104, 104), np.uint8))
+    load_knees(tmp_path, FOLDER, GEOMETRY, "film")
+    assert not caplog.text
+    shutil.copy(tmp_path / "2" / "2L.png", tmp_path / "3" / "7777L.png")
+    assert len(load_knees(tmp_path, FOLDER, GEOMETRY, "film")) == 6
+    assert re.search(r"the same picture under two names.*3/7777L\.png and .*2/2L\.png$", caplog.text, re.M)
+
+
 def test_a_picture_replaced_since_its_landmarks_were_found_is_refused(tmp_path: Path) -> None:
     """The old points would cut another part of the new picture, and nobody would see it."""
     for grade in range(5):
@@ -271,8 +284,9 @@ def test_a_picture_replaced_since_its_landmarks_were_found_is_refused(tmp_path: 
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"side": "L"}, r"landmarks\.csv: says L and KL 3 of .*1R\.png"),
-        ({"kl": 2}, r"landmarks\.csv: says R and KL 2 of .*1R\.png"),
+        ({"side": "L"}, r"landmarks\.csv: says subject 1, L and KL 3 of .*1R\.png"),
+        ({"kl": 2}, r"landmarks\.csv: says subject 1, R and KL 2 of .*1R\.png"),
+        ({"subject_id": 7}, r"landmarks\.csv: says subject 7, R and KL 3 of .*1R\.png"),
         ({"x5": 2000.0}, r"1R\.png: landmarks lie far outside the picture"),
     ],
 )

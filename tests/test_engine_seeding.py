@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kneel.engine.config import ConfigError
-from kneel.engine.folds import LeakageError, check_leakage, grouped_folds, split_digest
+from kneel.engine.folds import LeakageError, check_leakage, check_pictures, grouped_folds, split_digest
 from kneel.engine.seeding import derive_seed, seed_everything
 
 
@@ -101,6 +101,24 @@ def test_folds_need_a_class_with_a_sample_for_each():
     with pytest.raises(ConfigError, match="k = 4 folds: no class has as many samples; the largest has 3"):
         grouped_folds("abcdef", [0, 0, 0, 1, 1, 2], k=4, seed=0)
     assert len(grouped_folds("abcdef", [0, 0, 0, 1, 1, 2], k=3, seed=0)) == 3
+
+
+def test_a_fold_without_subjects_is_refused():
+    """The splitter balances grades, and may leave a fold empty for that."""
+    groups, grades = [0, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3], [1, 3, 3, 3, 0, 1, 0, 0, 0, 0, 0, 1]
+    with pytest.raises(ConfigError, match="k = 4 folds: 4 subjects leave a fold empty; take fewer folds"):
+        grouped_folds(groups, grades, k=4, seed=0)
+    assert all(len(val) for _, val in grouped_folds(groups, grades, k=2, seed=0))
+
+
+def test_the_same_picture_on_both_sides_is_refused():
+    pictures = list(np.random.default_rng(0).integers(0, 255, (4, 5, 6), np.uint8))
+    names = ["a", "b", "c", "d"]
+    check_pictures(zip(names[:2], pictures[:2], strict=True), zip(names[2:], pictures[2:], strict=True))
+    with pytest.raises(LeakageError, match="the same picture in training and in validation: b and c; 1 more such"):
+        check_pictures(
+            zip("ab", pictures[:2], strict=True), [("c", pictures[1].copy()), ("d", pictures[0]), ("e", pictures[2])]
+        )
 
 
 def test_split_digest_by_hand():

@@ -1,5 +1,6 @@
 import copy
 import json
+import shutil
 import weakref
 from pathlib import Path
 
@@ -305,6 +306,30 @@ def test_transfer_from_a_training_that_is_not_complete_is_refused(tmp_path):
     update_snapshot(first.path_last, {"training": load_snapshot(first.path_last)[1]["training"] | {"epochs": 5}})
     with pytest.raises(RunUnfinished, match=r"first/fold_0 is at epoch 1 of 5: finish it first"):
         train_landmarks(experiment(transfer="first", **small), tmp_path, tmp_path / "w", name="second")
+
+
+def test_what_is_stored_beside_the_weights_makes_no_other_start(tmp_path):
+    """A training goes on although looks were fitted to the one that it started from."""
+    for part, seed in (("train", 1), ("val", 2)):
+        write_cohort(tmp_path / part, 2, seed=seed, spacing_mm=0.5, implant_fraction=0, single_knee_fraction=0)
+    small = {"model": {"width": 4, "depth": 2}, "roi": {"spacing_mm": 4.0, "size": (64, 64)}}
+    first = train_landmarks(experiment(**small), tmp_path, tmp_path / "w", name="first")
+    train_landmarks(experiment(transfer="first", **small), tmp_path, tmp_path / "w", name="second")
+    update_snapshot(first.path_best, {"look": {"of": "it"}})
+    train_landmarks(experiment(transfer="first", **small), tmp_path, tmp_path / "w", name="second", resume=True)
+
+
+def test_a_film_under_two_subjects_on_both_sides_is_refused(tmp_path):
+    write_cohort(tmp_path / "train", 3, seed=1, spacing_mm=0.5, implant_fraction=0)
+    shutil.copytree(tmp_path / "train", tmp_path / "val")
+    (tmp_path / "val" / "films" / "9010000.dcm").rename(tmp_path / "val" / "films" / "777.dcm")
+    kept = [line for line in (tmp_path / "val" / "annotations.csv").read_text().splitlines() if "9010000" in line]
+    head = (tmp_path / "val" / "annotations.csv").read_text().splitlines()[0]
+    (tmp_path / "val" / "annotations.csv").write_text("\n".join([head, *kept]).replace("9010000", "777"))
+    for other in (tmp_path / "val" / "films").glob("9*.dcm"):
+        other.unlink()
+    with pytest.raises(LeakageError, match="the same picture in training and in validation: subject 9010000, knee"):
+        _ = LandmarkTask(experiment(), tmp_path, name="lc").samples
 
 
 def test_transfer_from_another_split_is_refused(tmp_path):

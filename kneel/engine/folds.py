@@ -4,8 +4,10 @@ import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kneel.engine.config import ConfigError
 
@@ -43,7 +45,7 @@ def grouped_folds(
     ValueError
         When the lengths differ.
     ConfigError
-        When there are fewer subjects than folds, or every class has fewer samples than folds.
+        When there are fewer subjects than folds, every class has fewer samples than folds, or a fold stays empty.
     """
     # Here, not above: snapshots and settings must not wait for scikit-learn.
     from sklearn.model_selection import StratifiedGroupKFold
@@ -65,9 +67,36 @@ def grouped_folds(
         # A label rarer than the folds lies in some of them only; the split is as even as it can be.
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         folds = [(train, val) for train, val in splitter.split(group_codes, label_codes, group_codes)]
+    if not all(len(val) for _, val in folds):
+        raise ConfigError(f"k = {k} folds: {len(subjects)} subjects leave a fold empty; take fewer folds")
     for train, val in folds:
         check_leakage((groups[i] for i in train), (groups[i] for i in val))
     return folds
+
+
+def check_pictures(train: Iterable[tuple[str, NDArray[Any]]], val: Iterable[tuple[str, NDArray[Any]]]) -> None:
+    """
+    Refuse a picture that is on both sides of a split under two names, of which subjects tell nothing.
+
+    Parameters
+    ----------
+    train, val
+        Name and pixels of each picture.
+
+    Raises
+    ------
+    LeakageError
+        Names the first pair.
+    """
+    known = {picture_digest(picture): name for name, picture in train}
+    if pairs := [(known[digest], name) for name, picture in val if (digest := picture_digest(picture)) in known]:
+        first, more = " and ".join(pairs[0]), f"; {len(pairs) - 1} more such" if len(pairs) > 1 else ""
+        raise LeakageError(f"the same picture in training and in validation: {first}{more}")
+
+
+def picture_digest(picture: NDArray[Any]) -> bytes:
+    """Return the SHA-256 of the shape and pixels of a picture."""
+    return hashlib.sha256(f"{picture.shape}".encode() + picture.tobytes()).digest()
 
 
 def check_leakage(train_groups: Iterable[Hashable], val_groups: Iterable[Hashable]) -> None:

@@ -1,5 +1,6 @@
 """Trainings that start from the weights of another one: which file that is, and whether it may be used."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -104,3 +105,11 @@ def weights_of_split(path: Path, split: Mapping[str, str]) -> tuple[dict[str, Te
     if meta.get("split") != split:
         raise LeakageError(f"{path}: trained on another split of subjects; needs the same data, folds and seed")
     return weights, meta
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of weights alone: calibrating a training later makes no other start of it."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(name.encode() + value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
