@@ -105,7 +105,7 @@ def graded_landmarks(folder: Path) -> dict[Path, AnnotatedCrop]:
     Raises
     ------
     DatasetError
-        There is no table, or a row says another side or grade than the name of its picture.
+        There is no table, or a row says another subject, side or grade than the name of its picture.
     AnnotationError
         It cannot be read.
     """
@@ -114,14 +114,16 @@ def graded_landmarks(folder: Path) -> dict[Path, AnnotatedCrop]:
         how = f"python scripts/data_stuff/locate_landmarks.py --images {folder} writes it"
         raise DatasetError(f"{table}: missing, and geometry.follow = landmarks needs it; {how}")
     crops = read_crops(table, folder)
-    refuse([f"{table}: says {crop.side} and KL {crop.kl} of {crop.path}" for crop in crops if not _is_named(crop)])
+    said = "{0}: says subject {1.subject_id}, {1.side} and KL {1.kl} of {1.path}"
+    refuse([said.format(table, crop) for crop in crops if not _is_named(crop)])
     return {crop.path: crop for crop in crops}
 
 
 def _is_named(crop: AnnotatedCrop) -> bool:
-    """Say whether side and grade of a row are those that name and folder of its picture tell."""
+    """Say whether subject, side and grade of a row are those that name and folder of its picture tell."""
     match = _NAME.fullmatch(crop.path.name)
-    return match is None or (match["side"], crop.path.parent.name) == (crop.side, str(crop.kl))
+    named = match and (match["subject"], match["side"], crop.path.parent.name)
+    return match is None or named == (crop.subject_id, crop.side, str(crop.kl))
 
 
 def read_graded(

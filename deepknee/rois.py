@@ -65,6 +65,9 @@ def graded_rois(folder: Path) -> list[GradedRoi]:
     if missing:
         columns = ", ".join(field.name for field in fields(RoiRow))
         raise DatasetError(f"{table}: no column {', '.join(missing)}; its columns are {columns}")
+    if rows.file.duplicated().any():
+        twice = rows.file[rows.file.duplicated()].iloc[0]
+        raise DatasetError(f"{table}: {twice} stands there twice, which row is right cannot be told")
     values = zip(*(rows[name] for name in needed), strict=True)
     return [_listed(folder, f"{table}, line {line}", *value) for line, value in enumerate(values, 2)]
 

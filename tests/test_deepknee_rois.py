@@ -92,6 +92,12 @@ def test_landmarks_are_followed_where_there_are_any(tmp_path):
         read_one(write(tmp_path / "box", [row()], [("a.png", square())]), geometry)
 
 
+def test_a_picture_that_stands_there_twice_is_refused(tmp_path):
+    folder = write(tmp_path, [row(), row(subject="2", kl=3)], [("a.png", square())])
+    with pytest.raises(DatasetError, match=r"knees\.csv: a\.png stands there twice"):
+        graded_rois(folder)
+
+
 def test_a_picture_that_shows_too_little_is_refused(tmp_path):
     folder = write(tmp_path, [row()], [("a.png", square(300))])
     with pytest.raises(DatasetError, match=r"shows 120\.0 mm around the joint, the experiment's geometry needs 140\.0"):

@@ -266,6 +266,15 @@ def test_a_bad_table_of_crops_is_named_with_line_and_value(crops):
         (root / "table.csv").write_text(text.replace(old, new, 1))
         with pytest.raises(AnnotationError, match=words):
             load_samples(root, source, "train", "hc", spacing_mm=0.5, margin=0.0)
+    who = f"{crops[1][0].subject_id},"
+    for other, words in (
+        (text + "\n" + text.splitlines()[1], "stands there twice, which row is right"),
+        (text.replace(who, ",", 1), "line 2: subject_id is empty"),
+        (text.replace(",", ";"), "columns are separated by ';', must be by commas"),
+    ):
+        (root / "table.csv").write_text(other)
+        with pytest.raises(AnnotationError, match=words):
+            load_samples(root, source, "train", "hc", spacing_mm=0.5, margin=0.0)
     (root / "table.csv").write_text(text)
     (root / "pictures" / f"{crops[1][0].subject_id}{crops[1][0].side}.png").unlink()
     with pytest.raises(RadiographError, match="missing"):

@@ -21,8 +21,8 @@ TIBIA_TEXT = ",".join(["10,20"] * 9)
 FEMUR_TEXT = ",".join(["30,40"] * 7)
 
 
-def row(side="R", kl="2", tibia=TIBIA_TEXT, bbox="100,100,566,566"):
-    return f'900,{side},{kl},"{tibia}","{FEMUR_TEXT}","{bbox}","333,333"\n'
+def row(side="R", kl="2", tibia=TIBIA_TEXT, bbox="100,100,566,566", subject="900"):
+    return f'{subject},{side},{kl},"{tibia}","{FEMUR_TEXT}","{bbox}","333,333"\n'
 
 
 def test_the_schema_is_sixteen_points_tibia_first():
@@ -72,6 +72,8 @@ def test_frame_and_points_agree_by_hand():
         ("subject_id,side\n1,R\n", "no column kl"),
         (HEADER + row(side="X"), "line 2: side is 'X'"),
         (HEADER + row(kl="5"), "kl is '5'"),
+        (HEADER + row(subject=""), "line 2: subject_id is empty"),
+        (HEADER.replace(",", ";") + row(), "columns are separated by ';', must be by commas"),
         (HEADER + row(tibia="1,2"), "tibia holds 2 numbers"),
         (HEADER + row(tibia="a,b"), "tibia is 'a,b'"),
         (HEADER + row(tibia=TIBIA_TEXT[:-2] + "nan"), "18 finite"),
@@ -83,6 +85,11 @@ def test_bad_tables_are_refused_by_place_and_value(tmp_path, text, words):
     path.write_text(text)
     with pytest.raises(AnnotationError, match=words):
         read_annotations(path)
+
+
+def test_the_mark_that_spreadsheets_put_in_front_is_passed_over(tmp_path):
+    (tmp_path / "table.csv").write_text(HEADER + row(), encoding="utf-8-sig")
+    assert len(read_annotations(tmp_path / "table.csv")) == 1
 
 
 def test_the_published_annotations_are_read_whole():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from kneel.imaging.geometry import Side
 from kneel.imaging.radiograph import RadiographError
-from kneel.imaging.schema import LANDMARKS, AnnotationError
+from kneel.imaging.schema import LANDMARKS, AnnotationError, check_columns
 
 _POINTS = tuple(f"{axis}{number}" for number in range(len(LANDMARKS)) for axis in "xy")
 COLUMNS = ("file", "subject_id", "side", "kl", "split", "mm_per_px", "inverted", *_POINTS)
@@ -140,20 +141,25 @@ def read_crops(table: str | os.PathLike[str], images: str | os.PathLike[str]) ->
     Raises
     ------
     AnnotationError
-        A column is missing or a value cannot be read; says file, line, column and what would be right.
+        A column is missing, a value cannot be read, or a picture stands there twice; says file, line, column and what
+        would be right.
     """
     with Path(table).open(newline="", encoding="utf-8-sig") as stream:  # spreadsheets put a mark in front
         rows = csv.DictReader(stream)
-        missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
-        if missing:
-            raise AnnotationError(f"{table}: no column {', '.join(missing)}; needs {', '.join(COLUMNS)}")
-        return [_parse(row, Path(images), f"{table}, line {number}") for number, row in enumerate(rows, start=2)]
+        check_columns(Path(table), rows.fieldnames or (), COLUMNS)
+        crops = [_parse(row, Path(images), f"{table}, line {number}") for number, row in enumerate(rows, start=2)]
+    if twice := [str(path) for path, times in Counter(crop.path for crop in crops).items() if times > 1]:
+        more = f" and {len(twice) - 1} more" if len(twice) > 1 else ""
+        raise AnnotationError(f"{table}: {twice[0]}{more} stands there twice, which row is right cannot be told")
+    return crops
 
 
 def _parse(row: dict[str, str], images: Path, where: str) -> AnnotatedCrop:
     for column, allowed in (("side", "LR"), ("kl", "01234"), ("inverted", "01")):
         if row[column] not in tuple(allowed):
             raise AnnotationError(f"{where}: {column} is {row[column]!r}, must be one of {', '.join(allowed)}")
+    if not row["subject_id"]:
+        raise AnnotationError(f"{where}: subject_id is empty, must name the subject")
     points = np.array([_number(row, column, where) for column in _POINTS]).reshape(-1, 2)
     mm_per_px = _number(row, "mm_per_px", where)
     if mm_per_px <= 0:

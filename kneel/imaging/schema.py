@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -170,12 +170,31 @@ def read_annotations(path: str | os.PathLike[str]) -> list[KneeAnnotation]:
     AnnotationError
         A column is missing or a value cannot be read; says file, row, column and what would be right.
     """
-    with Path(path).open(newline="", encoding="utf-8") as stream:
+    with Path(path).open(newline="", encoding="utf-8-sig") as stream:  # spreadsheets put a mark in front
         rows = csv.DictReader(stream)
-        missing = [name for name in _COLUMNS if name not in (rows.fieldnames or ())]
-        if missing:
-            raise AnnotationError(f"{path}: no column {', '.join(missing)}; needs {', '.join(_COLUMNS)}")
+        check_columns(Path(path), rows.fieldnames or (), _COLUMNS)
         return [_parse(row, f"{path}, line {number}") for number, row in enumerate(rows, start=2)]
+
+
+def check_columns(table: Path, found: Sequence[str], needed: Sequence[str]) -> None:
+    """Refuse a table of annotations without a column that it needs.
+
+    Parameters
+    ----------
+    table : Path
+        For the message.
+    found, needed : sequence of str
+        Names of columns.
+
+    Raises
+    ------
+    AnnotationError
+        A column is missing; says if the table is separated by something else than commas.
+    """
+    if len(found) == 1 and (other := next((mark for mark in ";\t|" if mark in found[0]), None)):
+        raise AnnotationError(f"{table}: its columns are separated by {other!r}, must be by commas")
+    if missing := [name for name in needed if name not in found]:
+        raise AnnotationError(f"{table}: no column {', '.join(missing)}; needs {', '.join(needed)}")
 
 
 def write_annotations(path: str | os.PathLike[str], knees: Iterable[KneeAnnotation]) -> None:
@@ -203,6 +222,8 @@ def _format(numbers: NDArray) -> str:
 
 
 def _parse(row: dict[str, str], where: str) -> KneeAnnotation:
+    if not row["subject_id"]:
+        raise AnnotationError(f"{where}: subject_id is empty, must name the subject")
     side = row["side"]
     if side not in ("L", "R"):
         raise AnnotationError(f"{where}: side is {side!r}, must be L or R")
