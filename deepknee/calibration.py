@@ -23,6 +23,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
 from deepknee.conformal import COVERAGE, LARGEST, Conformal, fit_threshold
+from kneel.engine.config import ConfigError
 from kneel.engine.folds import grouped_folds
 
 Values = NDArray[np.float64]
@@ -172,6 +173,8 @@ def cross_fit(
     ConfigError
         Too few subjects or knees to halve.
     """
+    if len(set(subjects)) < 2:
+        raise ConfigError("cross-fitting halves the subjects: all knees are of one, must be of two and more")
     count = len(grades)
     probabilities = np.zeros((splits, count, networks.shape[2]))
     sets, abstain = np.zeros(probabilities.shape, bool), np.zeros((splits, count), bool)

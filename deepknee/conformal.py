@@ -49,6 +49,9 @@ class Conformal(Settings):
         says nothing of any other.
     turns_deg
         The turns of that ensemble.
+    fit
+        Digest of the weights of all its networks, so that those of another ensemble do not pass for them; empty in
+        snapshots from before that was kept.
     """
 
     coverage: float = Field(COVERAGE, gt=0, lt=1)
@@ -56,6 +59,7 @@ class Conformal(Settings):
     largest: int = Field(LARGEST, ge=1)
     networks: int = Field(ge=1)
     turns_deg: tuple[float, ...] = ()
+    fit: str = ""
 
     def is_of(self, answers: int, turns_deg: Sequence[float]) -> bool:
         """Say whether it was fitted for an ensemble of so many answers and these turns, in whatever order."""

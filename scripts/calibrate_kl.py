@@ -15,6 +15,7 @@ Research use only. Not a medical device.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,7 +32,8 @@ from deepknee.weights import WeightsError, find_graders
 from kneel.engine.atomic import DiskFull
 from kneel.engine.config import ConfigError
 from kneel.engine.folds import LeakageError, subject_marks
-from kneel.engine.snapshot import SnapshotError, update_snapshot
+from kneel.engine.snapshot import SnapshotError, load_snapshot, update_snapshot
+from kneel.engine.transfer import weights_digest
 from kneel.imaging.radiograph import RadiographError
 from kneel.imaging.schema import AnnotationError
 
@@ -112,7 +114,10 @@ def calibrate(given: argparse.Namespace) -> None:
         print("\nnothing stored (--dry_run)")
         return
     angles = {"turns_deg": list(members[0].settings.turns_deg)}  # all have the same, or they made no Grader
-    fitted = {"temperature": temperature, "conformal": {**conformal.model_dump(mode="json"), **angles}, **angles}
+    weights = "".join(sorted(weights_digest(load_snapshot(path)[0]) for path in paths))
+    fit = hashlib.sha256(weights.encode()).hexdigest()[:16]
+    sets = {**conformal.model_dump(mode="json"), **angles, "fit": fit}
+    fitted = {"temperature": temperature, "conformal": sets, **angles}
     fitted["calibrated_on"] = subject_marks(made.subjects)  # so that a report can tell when these knees are shown
     for path in paths:
         update_snapshot(path, fitted)

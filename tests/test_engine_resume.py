@@ -161,7 +161,7 @@ def test_last_state_holds_the_optimizer_exactly(tmp_path):
     assert not any("/" in key for key in load_snapshot(result.path_last)[0])
 
 
-def test_what_others_added_to_the_best_snapshot_survives_a_rerun(tmp_path):
+def test_what_others_added_to_the_best_snapshot_survives_a_rerun(tmp_path, caplog):
     """A temperature that was fitted afterwards is not lost when a finished training is started again."""
     result = run(tmp_path, epochs=1)
     update_snapshot(result.path_best, {"temperature": 0.7})
@@ -170,3 +170,4 @@ def test_what_others_added_to_the_best_snapshot_survives_a_rerun(tmp_path):
     again.path_best.write_bytes(again.path_best.read_bytes()[:-40])  # a broken one is written anew
     run(tmp_path, epochs=1, resume=True)
     assert "temperature" not in load_snapshot(again.path_best)[1]
+    assert "calibrate it again" in caplog.text

@@ -111,7 +111,11 @@ class Generations:
                 if path.exists() and load_snapshot(path)[1].get("epoch") == epoch:
                     return path
             except SnapshotError as error:
-                _log.warning("%s; looking for its copy", error)
+                _log.warning(
+                    "%s; looking for its copy, which lacks what was stored in it after the training (temperature, sets "
+                    "of grades, looks): calibrate it again",
+                    error,
+                )
         return None
 
     def restore(self, stored: Stored, best: Mapping[str, torch.Tensor] | None, epoch: int) -> None:
