@@ -159,7 +159,7 @@ def build_parser() -> argparse.ArgumentParser:
         "read", help="read radiographs", description=READ_DESCRIPTION, epilog=READ_EPILOG, formatter_class=plain
     )
     read.add_argument("paths", nargs="+", metavar="PATH", help="film, or folder of films")
-    read.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the outputs")
+    read.add_argument("--out", required=True, type=parse_folder, metavar="DIR", help="folder of the outputs")
     read.add_argument(
         "--weights", action="append", metavar="DIR", help="folder of trained networks; may be given several times"
     )
@@ -225,8 +225,26 @@ def parse_spacing(text: str) -> tuple[float, float]:
     return numbers[0], numbers[-1]
 
 
+def parse_folder(text: str) -> Path:
+    """Read the name of a folder; an empty one, as of a variable that is not set, would be the current folder.
+
+    Parameters
+    ----------
+    text : str
+        The name.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        It is empty.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("is empty: must name a folder")
+    return Path(text)
+
+
 def parse_jobs(text: str) -> int:
-    """Read a number of processes, 1 or more.
+    """Read a number, 1 or more.
 
     Parameters
     ----------

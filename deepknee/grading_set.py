@@ -153,19 +153,24 @@ def _without_copies(rows: Sequence[RoiRow]) -> tuple[list[RoiRow], list[Problem]
     films: dict[str, dict[str, list[RoiRow]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         films[row.pixels_sha256][row.film_name].append(row)
-    why: dict[str, str] = {}  # by film
+    why: dict[tuple[str, str], str] = {}  # by film and side
     for copies in films.values():
         if len(copies) == 1:
             continue
-        names, every = list(copies), [row for one in copies.values() for row in one]
+        every = [row for one in copies.values() for row in one]
         subjects = {row.subject_id for row in every}
         differ = any(len({row.kl for row in every if row.side == side}) > 1 for side in "LR")
-        for name in names if len(subjects) > 1 or differ else names[1:]:
-            others = ", ".join(other for other in names if other != name)
-            what = "of other subjects" if len(subjects) > 1 else "with other grades" if differ else "which was taken"
-            why[name] = f"duplicate: the same picture as {others}, {what}"
-    kept = [row for row in rows if row.film_name not in why]
-    return kept, [_missing(row, why[row.film_name]) for row in rows if row.film_name in why]
+        taken: set[str] = set()
+        for row in every:
+            if len(subjects) > 1 or differ or row.side in taken:
+                others = ", ".join(name for name in copies if name != row.film_name)
+                what = (
+                    "of other subjects" if len(subjects) > 1 else "with other grades" if differ else "which was taken"
+                )
+                why[row.film_name, row.side] = f"duplicate: the same picture as {others}, {what}"
+            taken.add(row.side)
+    knees = [(row, why.get((row.film_name, row.side))) for row in rows]
+    return [row for row, reason in knees if reason is None], [_missing(row, reason) for row, reason in knees if reason]
 
 
 def _missing(row: RoiRow, why: str) -> Problem:

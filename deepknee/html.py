@@ -36,7 +36,8 @@ FLAG_WORDS = {
     "roi_outside_film": "Part of the knee lies outside the film.",
     "side_from_name": "Left or right was taken from the file name.",
     "side_from_image": "Left or right was judged from the picture; the file does not say.",
-    "side_uncertain": "Left or right is doubtful: the look does not fit what the file says, or is alike both ways.",
+    "side_uncertain": "Left or right is doubtful: the header names both, or the look does not fit what the file "
+    "says, or is alike both ways.",
     "more_knees_than_named": "The file names one side, but the film shows two knees.",
     "fewer_knees_than_expected": "The film says that it shows both knees, or is wide enough for two; one was found.",
     "view_not_ap_pa": "The header names another view than AP or PA; the numbers are for these two only.",

@@ -292,6 +292,8 @@ def _flags(radiograph: Radiograph, frame: RoiFrame) -> list[str]:
     last = np.array(radiograph.pixels.shape[::-1]) - 0.5
     inside = np.clip(np.minimum(high, last) - np.maximum(low, -0.5), 0, None)
     flags = ["roi_outside_film"] if 1 - inside.prod() / (high - low).prod() > _OUTSIDE_SHARE else []
+    if radiograph.side_contradicted:
+        flags.append("side_uncertain")
     if radiograph.on_side is not None:
         flags.append("on_side")
     if radiograph.magnification_ignored:

@@ -291,7 +291,13 @@ def _probabilities(path: Path, table: pd.DataFrame, mark: str) -> NDArray[np.flo
     for name in names:
         _refuse(path, table, name, ~numbers[name].between(0, 1), "must be a number from 0 to 1")
     total = numbers.sum(axis=1)
-    _refuse(path, table, names[0], (total - 1).abs() > 1e-3, f"and with {', '.join(names[1:])} it must sum to 1")
+    _refuse(
+        path,
+        table,
+        names[0],
+        (total - 1).abs() > GRADES * _ROUNDED + 1e-9,
+        f"and with {', '.join(names[1:])} it must sum to 1",
+    )
     return numbers.div(total, axis=0).to_numpy()
 
 

@@ -155,6 +155,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         arguments.folds, arguments.seeds = ([int(word) for word in part] for part in (arguments.folds, arguments.seeds))
     except ValueError as error:
         parser.error(f"FOLDS, SEEDS: {error}")
+    if arguments.workdir.exists() and not arguments.workdir.is_dir():
+        parser.error(f"--workdir {arguments.workdir}: is a file; must be a folder")
     if arguments.per_gpu < 1 or arguments.retries < 0:
         parser.error("--per_gpu must be 1 or more, --retries 0 or more")
     arguments.gpus = [name for words_ in arguments.gpus for name in words_.split(",") if name]

@@ -14,6 +14,7 @@ Research use only. Not a medical device.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
@@ -122,7 +123,7 @@ def subjects_of(files: Iterable[Path]) -> dict[Path, str]:
     patients = {path: patient_of(path) for path in files}
     if len(set(patients.values()) - {None}) == 1:
         patients = dict.fromkeys(patients)
-    return {path: patient or path.stem.rstrip("LR") for path, patient in patients.items()}
+    return {path: patient or re.sub(r"[_ .-]*[LR]$", "", path.stem) for path, patient in patients.items()}
 
 
 def patient_of(path: Path) -> str | None:

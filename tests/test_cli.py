@@ -181,6 +181,7 @@ def test_names_that_a_terminal_cannot_print(films, tmp_path, asked):
         (["--spacing", "nan"], "must be mm a pixel"),
         (["--spacing", "0.1,0.1"], "must be mm a pixel"),
         (["--jobs", "0"], "'0': must be a whole number"),
+        (["--out", ""], "--out: is empty: must name a folder"),
         (["--jobs", "two"], "must be a whole number"),
         (["--device", "tpu"], "invalid choice: 'tpu'"),
         (["--fast"], "unrecognized arguments: --fast"),

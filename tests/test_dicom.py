@@ -13,7 +13,7 @@ import zlib
 import dicom_files as files
 import numpy as np
 import pytest
-from pydicom import uid
+from pydicom import dcmwrite, uid
 from pydicom.dataset import Dataset
 
 from kneel.imaging import RadiographError, normalize_percentiles, read_radiograph
@@ -58,6 +58,12 @@ class TestSources:
     def test_without_preamble(self, name):
         data = files.dicom(files.film(), files.NATIVE[name])
         assert np.array_equal(read_radiograph(data[132:]).pixels, files.film())
+
+    def test_without_preamble_and_length_of_the_meta_group(self):
+        stream = io.BytesIO()
+        dcmwrite(stream, files.make_dataset(files.film()), enforce_file_format=False)
+        assert stream.getvalue().startswith(b"\x02\x00\x02\x00")
+        assert np.array_equal(read_radiograph(stream.getvalue()).pixels, files.film())
 
     @pytest.mark.parametrize("name", ["implicit little endian", "explicit little endian", "explicit big endian"])
     def test_without_file_meta_group(self, name):

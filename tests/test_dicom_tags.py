@@ -170,7 +170,9 @@ def test_impossible_given_spacing_is_refused(given):
     ],
 )
 def test_laterality(tags, side):
-    assert read(**tags).laterality == side
+    film = read(**tags)
+    assert film.laterality == side
+    assert film.side_contradicted == (tags == {"ImageLaterality": "R", "Laterality": "L"})
 
 
 @pytest.mark.parametrize(

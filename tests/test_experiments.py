@@ -292,9 +292,10 @@ def test_the_runner_starts_nothing_on_a_gpu_that_is_not_there(tmp_path, monkeypa
         (["--ray", "auto", "--ray_gpus", "1.5"], "a whole number"),
         (["--ray", "auto", "--ray_cores", "0"], "must be above 0"),
         (["--ray", "auto", "--per_gpu", "2"], "--ray_gpus 0.5"),
+        (["--workdir", __file__], "is a file; must be a folder"),
     ],
 )
-def test_options_of_a_cluster_that_would_do_nothing_are_refused(monkeypatch, capsys, words, message):
+def test_options_that_cannot_be_are_refused(monkeypatch, capsys, words, message):
     monkeypatch.syspath_prepend(ROOT / "scripts")
     monkeypatch.delenv("RAY", raising=False)
     import experiments_runner

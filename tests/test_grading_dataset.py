@@ -260,6 +260,15 @@ def test_a_film_under_two_names_is_taken_once(copy, tmp_path):
     done = copy.prepare(tmp_path / "a")
     assert reasons(done) == missing("M9001", "duplicate")
     assert {p.film for p in done.missing} == {target.name}
+    # of a knee that the first film was not asked for the second is taken
+    copy.readings.write_text(
+        f"MOSTID,V0XLKL,V0XRKL,V2XLKL,V2XRKL\nM9000,1,1,,\nM9001,,{right},{left},{right}\nM9002,0,0,,\n"
+    )
+    done = copy.prepare(tmp_path / "part")
+    assert [(row.film_name, row.side) for row in done.rows if row.subject_id == "M9001"] == [
+        (source.name, "R"),
+        (target.name, "L"),
+    ]
     # grades of the two differ: neither can be trusted
     copy.readings.write_text("MOSTID,V0XLKL,V0XRKL,V2XLKL,V2XRKL\nM9000,1,1,,\nM9001,1,2,1,3\nM9002,0,0,,\n")
     done = copy.prepare(tmp_path / "b")

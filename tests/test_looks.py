@@ -219,6 +219,13 @@ def test_one_patient_id_for_all_names_nobody(script, tmp_path):
     assert set(script.subjects_of(paths).values()) == {"9000001", "ANONYMOUS"}
 
 
+def test_a_letter_behind_a_mark_is_the_side_too(script, tmp_path):
+    paths = [tmp_path / name for name in ("9000099_L.dcm", "9000099R.dcm", "9000100 L.dcm", "RL.dcm", "ALL.dcm")]
+    for path in paths:
+        path.write_bytes(files.dicom(files.film()))
+    assert list(script.subjects_of(paths).values()) == ["9000099", "9000099", "9000100", "R", "AL"]
+
+
 def test_damaged_files_are_told_by_name_and_the_preamble_may_be_missing(script, tmp_path):
     whole = files.dicom(files.film(), PatientID="9000001")
     assert whole[128:132] == b"DICM"

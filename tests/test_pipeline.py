@@ -186,6 +186,11 @@ def test_another_view_than_frontal_is_flagged(view, other, flags):
     assert knee.flags == flags
 
 
+def test_a_header_that_names_two_sides_is_doubted_once():
+    (knee,) = read(RIGHT, side_contradicted=True).knees
+    assert knee.flags == ("side_uncertain",)
+
+
 def test_a_knee_on_a_film_that_is_to_lie_on_its_side_is_flagged():
     (knee,) = read(RIGHT, on_side="F\\R").knees
     assert knee.flags == ("on_side",)

@@ -27,6 +27,7 @@ from kneel.imaging.radiograph import Radiograph, RadiographError
 from kneel.imaging.raster import read_raster
 from kneel.imaging.tags import (
     Spacing,
+    contradicts_side,
     ignores_magnification,
     read_detector_spacing,
     read_laterality,
@@ -48,7 +49,7 @@ _MAGIC = {
     b"II*\0": "TIFF",
     b"MM\0*": "TIFF",
 }
-_FIRST_TAGS = (b"\x02\x00\x00\x00", b"\x02\x00\x01\x00", b"\x08\x00", b"\x00\x08\x00")
+_FIRST_TAGS = (b"\x02\x00\x00\x00", b"\x02\x00\x01\x00", b"\x02\x00\x02\x00", b"\x08\x00", b"\x00\x08\x00")
 """How a DICOM dataset without preamble begins: group 2 or 8, in either byte order."""
 
 
@@ -197,6 +198,7 @@ def _from_dicom(
         laterality=read_laterality(header),
         view=view,
         other_view=other_view,
+        side_contradicted=contradicts_side(header),
         modality=header.text("Modality"),
         sop_class_uid=header.text("SOPClassUID"),
         sop_instance_uid=header.text("SOPInstanceUID"),

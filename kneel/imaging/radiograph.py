@@ -64,6 +64,8 @@ class Radiograph:
         Whether `laterality` is the last letter of a file name like ``9001695L.png``.
     view : str or None
         ``AP``, ``PA`` or another view as its tags say.
+    side_contradicted : bool
+        Whether two tags of the header name different sides; `laterality` is the picture's own.
     other_view : str or None
         What another tag says where it contradicts `view`: one of both is AP or PA, and the other is neither.
     modality, sop_class_uid, sop_instance_uid, study_instance_uid, series_instance_uid, patient_id : str or None
@@ -88,6 +90,7 @@ class Radiograph:
     laterality: Laterality | None = None
     view: str | None = None
     other_view: str | None = None
+    side_contradicted: bool = False
     modality: str | None = None
     sop_class_uid: str | None = None
     sop_instance_uid: str | None = None

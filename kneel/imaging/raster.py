@@ -92,7 +92,7 @@ def _decode(image: Image.Image, content: bytes, kind: str, page: int) -> NDArray
     if deep:
         return _decode_deep_colour(image, content, page)
     image = ImageOps.exif_transpose(image)
-    if image.mode in ("F", "I;32", "I;32B"):
+    if image.mode in ("1", "F", "I;32", "I;32B"):
         raise RadiographError(f"the pixels are of kind {image.mode}; valid: 8 or 16 bits")
     if image.mode == "I":
         return squeeze_to_uint16(np.asarray(image), flip=inverted)

@@ -133,6 +133,12 @@ def read_laterality(header: Header) -> Laterality | None:
     return found.pop() if len(found) == 1 else None
 
 
+def contradicts_side(header: Header) -> bool:
+    """Say whether Image Laterality and Laterality of the series name different sides."""
+    named = {(header.text(keyword) or "").upper() for keyword in ("ImageLaterality", "Laterality")} & {"L", "R", "B"}
+    return len(named) > 1
+
+
 def read_view(header: Header) -> tuple[str | None, str | None]:
     """Find the view: View Position, else View Code Sequence: AP, PA, or the meaning written with another code.
 
