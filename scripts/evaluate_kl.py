@@ -10,6 +10,7 @@ subject that a network was trained on is refused; where a snapshot does not say 
   predictions.csv       one row a knee: true grade, five probabilities, each network's own, set of grades
   figures.csv           every figure with its interval
   comparison.csv        with --against: the differences of two models on the same knees
+  predictions_against.csv  what the second of them said, where it was graded here
   robustness.csv        with --robustness: the same knees mirrored, inverted, turned, scaled, shifted ...
   confusion.png, roc.png, precision_recall.png, reliability.png
 

@@ -10,7 +10,8 @@
 #
 # Started again it goes on where it stopped; see run_experiments.sh for the other settings.
 # Example:  DATA_ROOT=/data/chen2018 WORKDIR=/data/runs scripts/run_chen2018.sh
-# Half of the ensemble, which two CPU cores without bfloat16 do in about two hours:
+# PER_GPU=2 trains two networks at a time, one on each of two CPU cores: all in about an hour where they have bfloat16.
+# Half of the ensemble, which two cores without it do in about two hours:
 #   PER_GPU=2 MEMBERS="chen2018_joint_seed_42 chen2018_joint_seed_84" DATA_ROOT=... WORKDIR=... scripts/run_chen2018.sh
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
