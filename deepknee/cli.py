@@ -174,7 +174,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--attention", choices=ATTENTION, default="gradcam",
         help="how the maps of attention are worked out, see below (%(default)s)",
     )  # fmt: skip
-    read.add_argument("--jobs", type=parse_jobs, default=1, metavar="N", help="films at a time (%(default)s)")
+    read.add_argument("--jobs", type=parse_count, default=1, metavar="N", help="films at a time (%(default)s)")
     read.add_argument("--overwrite", action="store_true", help="also read films that are done")
     add_options(read, "read the films", "a process that reads")
     return parser
@@ -243,7 +243,7 @@ def parse_folder(text: str) -> Path:
     return Path(text)
 
 
-def parse_jobs(text: str) -> int:
+def parse_count(text: str) -> int:
     """Read a number, 1 or more.
 
     Parameters

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FLAG = "film_repeated"
-TOLERANCE_PX = 0.1  # other threads move points by 0.001, a good JPEG by 0.03; a second film by far more
+TOLERANCE_PX = 0.1  # on a few films another number of threads moved points by 0.0006, a JPEG by 0.02
 _ENDS = (0, 8, 9, 15)  # the outermost points of tibia and femur
 
 

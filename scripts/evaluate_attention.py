@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from deepknee.attention import BLUR_MM, METHODS, blur_rois
-from deepknee.cli import parse_jobs
+from deepknee.cli import parse_count
 from deepknee.ensemble import Grader
 from deepknee.faithfulness import (
     STEPS,
@@ -118,8 +118,8 @@ def parse() -> argparse.Namespace:
     where.add_argument("--cohort", type=Path, metavar="DIR", help="films/ with annotations.csv")
     parser.add_argument("--weights", action="append", metavar="DIR", help="snapshots (default: as `deepknee read`)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the tables and figures go")
-    parser.add_argument("--per-grade", type=parse_jobs, metavar="N", help="at most N knees a grade (default: all)")
-    parser.add_argument("--steps", type=parse_jobs, default=STEPS, help="points of a curve (default: %(default)s)")
+    parser.add_argument("--per-grade", type=parse_count, metavar="N", help="at most N knees a grade (default: all)")
+    parser.add_argument("--steps", type=parse_count, default=STEPS, help="points of a curve (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the random maps (default: %(default)s)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: %(default)s")
     return parser.parse_args()

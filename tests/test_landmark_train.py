@@ -14,7 +14,7 @@ from kneel.engine.config import ConfigError
 from kneel.engine.fit import fit
 from kneel.engine.folds import LeakageError, subject_marks
 from kneel.engine.snapshot import load_snapshot, update_snapshot
-from kneel.engine.transfer import RunUnfinished
+from kneel.engine.transfer import RunUnfinished, weights_digest
 from kneel.experiment import LandmarkExperiment
 from kneel.metrics import error_summary, radial_errors
 from kneel.network import build_network
@@ -314,9 +314,13 @@ def test_what_is_stored_beside_the_weights_makes_no_other_start(tmp_path):
         write_cohort(tmp_path / part, 2, seed=seed, spacing_mm=0.5, implant_fraction=0, single_knee_fraction=0)
     small = {"model": {"width": 4, "depth": 2}, "roi": {"spacing_mm": 4.0, "size": (64, 64)}}
     first = train_landmarks(experiment(**small), tmp_path, tmp_path / "w", name="first")
-    train_landmarks(experiment(transfer="first", **small), tmp_path, tmp_path / "w", name="second")
+    begun = train_landmarks(experiment(transfer="first", **small), tmp_path, tmp_path / "w", name="second")
+    weights, file = load_snapshot(first.path_best)[0], first.path_best.read_bytes()
     update_snapshot(first.path_best, {"look": {"of": "it"}})
-    train_landmarks(experiment(transfer="first", **small), tmp_path, tmp_path / "w", name="second", resume=True)
+    again = train_landmarks(experiment(transfer="first", **small), tmp_path, tmp_path / "w", name="second", resume=True)
+    assert first.path_best.read_bytes() != file
+    assert load_snapshot(again.path_last)[1]["transfer"] == weights_digest(weights)
+    assert again.history == begun.history
 
 
 def test_a_film_under_two_subjects_on_both_sides_is_refused(tmp_path):

@@ -120,10 +120,8 @@ def _detector(header: Header) -> Spacing | None:
 
 def read_laterality(header: Header) -> Laterality | None:
     """Find the side: Image Laterality, else Laterality of the series, else the one coded modifier of the region."""
-    for keyword in ("ImageLaterality", "Laterality"):
-        side = (header.text(keyword) or "").upper()
-        if side in ("L", "R", "B"):
-            return cast(Laterality, side)
+    if named := _named_sides(header):
+        return named[0]
     found = {
         _SIDES[code]
         for region in _items(header, "AnatomicRegionSequence")
@@ -135,8 +133,12 @@ def read_laterality(header: Header) -> Laterality | None:
 
 def contradicts_side(header: Header) -> bool:
     """Say whether Image Laterality and Laterality of the series name different sides."""
-    named = {(header.text(keyword) or "").upper() for keyword in ("ImageLaterality", "Laterality")} & {"L", "R", "B"}
-    return len(named) > 1
+    return len(set(_named_sides(header))) > 1
+
+
+def _named_sides(header: Header) -> list[Laterality]:
+    words = ((header.text(keyword) or "").upper() for keyword in ("ImageLaterality", "Laterality"))
+    return [cast(Laterality, word) for word in words if word in ("L", "R", "B")]
 
 
 def read_view(header: Header) -> tuple[str | None, str | None]:
